@@ -1,0 +1,172 @@
+"""One TOML file, refined by environment variables; unknown keys are refused."""
+
+import os
+import tomllib
+from ipaddress import IPv4Network
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from bmi.errors import ConfigError
+
+DEFAULT_PATH = Path("/etc/bmi/bmi.toml")
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ServerSettings(_Section):
+    data_dir: Path = Field(Path("/var/lib/bmi"), description="Everything BMI keeps: database, images, keys.")
+    run_dir: Path = Field(Path("/run/bmi"), description="What does not outlive a reboot: sockets, pid files.")
+    host: str = Field("127.0.0.1", description="Address the API listens on.")
+    port: int = Field(7550, ge=1, le=65535, description="TCP port the API listens on.")
+
+
+class DatabaseSettings(_Section):
+    url: str = Field("", description="SQLAlchemy URL; empty means SQLite in data_dir.")
+
+
+class DriverSettings(_Section):
+    driver: str
+    options: dict[str, Any] = Field(default_factory=dict, description="Passed to the driver as they are.")
+
+
+class StorageSettings(DriverSettings):
+    driver: str = Field("local", description="Where images and volumes live: local, fake.")
+
+
+class ExportSettings(DriverSettings):
+    driver: str = Field("tgt", description="How volumes reach nodes: tgt, fake.")
+    port: int = Field(3260, ge=1, le=65535, description="TCP port of the iSCSI portals.")
+    iqn_prefix: str = Field(
+        "iqn.2024-07.internal.bmi",
+        pattern=r"^iqn\.\d{4}-\d{2}\.[a-z0-9.-]+$",
+        description="Beginning of every iSCSI name BMI makes (RFC 3720, 3.2.6.3.1).",
+    )
+
+
+class UplinkSettings(DriverSettings):
+    driver: str = Field(
+        "existing", description="How this machine reaches project networks: existing, ovs, fake."
+    )
+
+
+def _vlan_range(text: str) -> str:
+    low, dash, high = text.partition("-")
+    if not (dash and low.isdigit() and high.isdigit() and 2 <= int(low) <= int(high) <= 4094):
+        raise ValueError("must be two VLAN ids between 2 and 4094, like 100-199")
+    return text
+
+
+class NetworkSettings(_Section):
+    vlans: Annotated[str, AfterValidator(_vlan_range)] = Field(
+        "100-199", description="VLANs to give to projects."
+    )
+    subnets: IPv4Network = Field(
+        IPv4Network("10.96.0.0/12"), description="Where boot networks are taken from."
+    )
+    prefix: int = Field(24, ge=8, le=30, description="Prefix length of each project's boot network.")
+
+    netns_prefix: str = Field(
+        "bmi", pattern=r"^[a-z][a-z0-9-]{0,19}$", description="Network namespaces are called <prefix>-<vlan>."
+    )
+
+    def vlan_ids(self) -> range:
+        low, _, high = self.vlans.partition("-")
+        return range(int(low), int(high) + 1)
+
+
+class BootSettings(_Section):
+    http_port: int = Field(
+        8080, ge=1, le=65535, description="TCP port of the boot listener on project networks."
+    )
+    timeout_s: float = Field(900, gt=0, description="Seconds a node may take from power-on to up.")
+    kernel_args: str = Field(
+        "console=tty0 console=ttyS0,115200n8", description="Added to the kernel command line of every node."
+    )
+
+
+class WorkerSettings(_Section):
+    threads: int = Field(16, ge=1, le=256, description="Steps that may run at the same time.")
+    lease_s: float = Field(
+        15, gt=0.1, description="Seconds after which a silent worker's operations are taken over."
+    )
+
+
+class ImageSettings(_Section):
+    max_size_gib: int = Field(1024, ge=1, description="Largest disk that may be imported.")
+    convert_timeout_s: float = Field(3600, gt=0, description="Seconds one conversion may take.")
+
+
+class Settings(BaseSettings):
+    """All settings; every one has a default that suits a single machine.
+
+    `BMI_SERVER__PORT=8000` overrides `[server] port`.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix="BMI_", env_nested_delimiter="__", extra="forbid", frozen=True, toml_file=None
+    )
+
+    server: ServerSettings = ServerSettings()
+    database: DatabaseSettings = DatabaseSettings()
+    storage: StorageSettings = StorageSettings()
+    export: ExportSettings = ExportSettings()
+    uplink: UplinkSettings = UplinkSettings()
+    networks: NetworkSettings = NetworkSettings()
+    boot: BootSettings = BootSettings()
+    worker: WorkerSettings = WorkerSettings()
+    image: ImageSettings = ImageSettings()
+
+    @property
+    def database_url(self) -> str:
+        return self.database.url or f"sqlite:///{self.server.data_dir / 'bmi.sqlite'}"
+
+    @property
+    def admin_token_path(self) -> Path:
+        return self.server.data_dir / "admin-token"
+
+
+def load(path: Path | None = None) -> Settings:
+    """Settings from `path`, else from $BMI_CONFIG, else from /etc/bmi/bmi.toml if it exists.
+
+    Raises ConfigError that names the key and the remedy.
+    """
+    named = path or (Path(os.environ["BMI_CONFIG"]) if os.environ.get("BMI_CONFIG") else None)
+    if named is not None and not named.is_file():
+        raise ConfigError(
+            f"There is no configuration file {named}.", remedy="Write one, or leave --config out."
+        )
+    source = named or (DEFAULT_PATH if DEFAULT_PATH.is_file() else None)
+
+    class _FromFile(Settings):
+        @classmethod
+        def settings_customise_sources(
+            cls,
+            settings_cls: type[BaseSettings],
+            init_settings: PydanticBaseSettingsSource,
+            env_settings: PydanticBaseSettingsSource,
+            dotenv_settings: PydanticBaseSettingsSource,
+            file_secret_settings: PydanticBaseSettingsSource,
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            del init_settings, dotenv_settings, file_secret_settings
+            return env_settings, TomlConfigSettingsSource(settings_cls, source)
+
+    try:
+        return _FromFile()
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{source} is not TOML: {error}.", remedy="Correct the file.") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise ConfigError(
+            f"{source or 'environment'}: {key}: {first['msg']}.", remedy="See docs/settings.md."
+        ) from error

@@ -1,0 +1,1 @@
+"""Pure heart of BMI: nouns, states and plans; no I/O, no clock, no randomness."""

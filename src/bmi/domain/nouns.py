@@ -1,0 +1,199 @@
+"""The things BMI knows, as frozen records; times are seconds since the epoch, sizes are bytes."""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from ipaddress import IPv4Interface
+from typing import Any
+
+Json = dict[str, Any]
+
+
+class NodeState(StrEnum):
+    """Where a node is in its life."""
+
+    REGISTERED = "registered"
+    FREE = "free"
+    PROVISIONING = "provisioning"
+    ACTIVE = "active"
+    RELEASING = "releasing"
+    ERROR = "error"
+
+
+class ObjectState(StrEnum):
+    """Where an image, volume, snapshot or network is in its life."""
+
+    CREATING = "creating"
+    READY = "ready"
+    DELETING = "deleting"
+    ERROR = "error"
+
+
+class Role(StrEnum):
+    """What a token may do: everything, or everything within its project."""
+
+    ADMIN = "admin"
+    MEMBER = "member"
+
+
+@dataclass(frozen=True)
+class Project:
+    id: str
+    name: str
+    created_at: float
+
+
+@dataclass(frozen=True)
+class Token:
+    id: str
+    name: str
+    project_id: str | None
+    role: Role
+    secret_hash: str = field(repr=False)
+    created_at: float
+    expires_at: float | None
+
+
+@dataclass(frozen=True)
+class Network:
+    """A project's boot network: a VLAN with BMI's own foot in it (`address`, in `netns`)."""
+
+    id: str
+    name: str
+    project_id: str
+    vlan: int
+    address: str
+    netns: str
+    state: ObjectState
+    created_at: float
+
+    @property
+    def interface(self) -> IPv4Interface:
+        return IPv4Interface(self.address)
+
+
+@dataclass(frozen=True)
+class Switch:
+    id: str
+    name: str
+    driver: str
+    options: Json
+    created_at: float
+
+
+@dataclass(frozen=True)
+class Node:
+    """A physical machine. `problem` says why it is in `error`; `bmc_password` is sealed."""
+
+    id: str
+    name: str
+    state: NodeState
+    project_id: str | None
+    bmc_driver: str
+    bmc_address: str
+    bmc_username: str
+    bmc_password: str = field(repr=False)
+    bmc_verify_tls: bool
+    problem: Json | None
+    created_at: float
+
+
+@dataclass(frozen=True)
+class Nic:
+    """A network interface of a node and the switch port it is cabled to."""
+
+    id: str
+    node_id: str
+    name: str
+    mac: str
+    switch_id: str | None
+    port: str | None
+
+
+@dataclass(frozen=True)
+class Image:
+    """A golden image. `boot` holds what `bmi.image.bootable` found (see BootArtefacts)."""
+
+    id: str
+    name: str
+    project_id: str | None
+    public: bool
+    state: ObjectState
+    format: str | None
+    size_bytes: int | None
+    sha256: str | None
+    boot: Json | None
+    created_at: float
+
+
+@dataclass(frozen=True)
+class Volume:
+    """A node's writable clone. `chap_secret` is sealed; `exported` is what should be, not what is."""
+
+    id: str
+    project_id: str
+    node_id: str
+    network_id: str
+    image_id: str
+    snapshot_id: str | None
+    state: ObjectState
+    size_bytes: int
+    exported: bool
+    chap_secret: str = field(repr=False)
+    seed: Json
+    created_at: float
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A frozen volume; it boots with the artefacts of `image_id`."""
+
+    id: str
+    name: str
+    project_id: str
+    volume_id: str
+    node_name: str
+    image_id: str
+    state: ObjectState
+    size_bytes: int
+    created_at: float
+
+
+@dataclass(frozen=True)
+class BootSession:
+    """One live boot of a node: from its first DHCP packet until it is up or out of time."""
+
+    id: str
+    node_id: str
+    created_at: float
+    expires_at: float
+    ended_at: float | None
+
+
+@dataclass(frozen=True)
+class Event:
+    """One moment in a node's timeline."""
+
+    id: int
+    node_id: str
+    operation_id: str | None
+    at: float
+    stage: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class Actor:
+    """Who is asking: what a checked token turns into."""
+
+    name: str
+    role: Role
+    project_id: str | None
+
+    @property
+    def is_admin(self) -> bool:
+        return self.role is Role.ADMIN
+
+
+def iscsi_name(prefix: str, kind: str, object_id: str) -> str:
+    """An iSCSI qualified name (RFC 3720, section 3.2.6.3.1) that derives from an id."""
+    return f"{prefix}:{kind}-{object_id}"

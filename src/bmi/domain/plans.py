@@ -1,0 +1,127 @@
+"""What each kind of operation consists of: its steps and which of them wait for which.
+
+Steps without an order between them run side by side, so that the minutes a node spends in its
+firmware hide everything else.
+"""
+
+from dataclasses import dataclass
+
+from bmi.errors import InternalError
+
+
+@dataclass(frozen=True)
+class PlannedStep:
+    name: str
+    after: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The steps of one kind of operation. With `undoable`, a failure or a cancellation undoes what was
+    done, backwards; without, it stops where it is and a retry goes on from there.
+    """
+
+    kind: str
+    steps: tuple[PlannedStep, ...]
+    undoable: bool = True
+
+    def __post_init__(self) -> None:
+        known: set[str] = set()
+        for step in self.steps:
+            if step.name in known or not known.issuperset(step.after):
+                raise InternalError(
+                    f"Plan {self.kind}: step {step.name} repeats or comes before what it needs."
+                )
+            known.add(step.name)
+
+
+PROVISION = Plan(
+    "provision",
+    (
+        PlannedStep("clone_volume"),
+        PlannedStep("power_off"),
+        PlannedStep("export_volume", ("clone_volume",)),
+        # Only once the node is off: what ran on it before must never see the project's network.
+        PlannedStep("open_port", ("power_off",)),
+        PlannedStep("set_network_boot", ("power_off",)),
+        PlannedStep("power_on", ("set_network_boot",)),
+        PlannedStep("await_up", ("power_on", "export_volume", "open_port")),
+    ),
+)
+
+# A release only goes forward: giving a half-released disk back would be neither safe nor wanted.
+RELEASE = Plan(
+    "release",
+    (
+        PlannedStep("close_port"),
+        PlannedStep("power_off"),
+        PlannedStep("unexport_volume", ("power_off",)),
+        PlannedStep("delete_volume", ("unexport_volume",)),
+    ),
+    undoable=False,
+)
+
+REGISTER = Plan("register", (PlannedStep("close_port"), PlannedStep("check_bmc")), undoable=False)
+UNREGISTER = Plan("unregister", (PlannedStep("close_port"),), undoable=False)
+
+POWER_ON = Plan(
+    "power-on",
+    (PlannedStep("set_network_boot"), PlannedStep("power_on", ("set_network_boot",))),
+    undoable=False,
+)
+POWER_OFF = Plan("power-off", (PlannedStep("power_off"),), undoable=False)
+POWER_CYCLE = Plan(
+    "power-cycle",
+    (
+        PlannedStep("power_off"),
+        PlannedStep("set_network_boot", ("power_off",)),
+        PlannedStep("power_on", ("set_network_boot",)),
+        PlannedStep("await_up", ("power_on",)),
+    ),
+    undoable=False,
+)
+
+IMPORT_IMAGE = Plan(
+    "import-image",
+    (
+        PlannedStep("convert_image"),
+        PlannedStep("build_boot", ("convert_image",)),
+        PlannedStep("commit_image", ("build_boot",)),
+    ),
+)
+DELETE_IMAGE = Plan(
+    "delete-image",
+    (PlannedStep("delete_image"), PlannedStep("delete_boot", ("delete_image",))),
+    undoable=False,
+)
+
+SNAPSHOT = Plan("snapshot", (PlannedStep("snapshot_volume"),))
+DELETE_SNAPSHOT = Plan("delete-snapshot", (PlannedStep("delete_snapshot"),), undoable=False)
+
+OPEN_NETWORK = Plan(
+    "open-network", (PlannedStep("attach_uplink"), PlannedStep("open_portal", ("attach_uplink",)))
+)
+CLOSE_NETWORK = Plan(
+    "close-network",
+    (PlannedStep("close_portal"), PlannedStep("detach_uplink", ("close_portal",))),
+    undoable=False,
+)
+
+PLANS = {
+    plan.kind: plan
+    for plan in (
+        PROVISION,
+        RELEASE,
+        REGISTER,
+        UNREGISTER,
+        POWER_ON,
+        POWER_OFF,
+        POWER_CYCLE,
+        IMPORT_IMAGE,
+        DELETE_IMAGE,
+        SNAPSHOT,
+        DELETE_SNAPSHOT,
+        OPEN_NETWORK,
+        CLOSE_NETWORK,
+    )
+}

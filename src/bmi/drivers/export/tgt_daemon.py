@@ -1,0 +1,204 @@
+"""One tgtd process: started so that it outlives us, found again, asked, and ended."""
+
+import fcntl
+import os
+import re
+import select
+import shutil
+import signal
+import struct
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from bmi import process
+from bmi.drivers.export import Portal
+from bmi.drivers.export.tgt_protocol import (
+    Code,
+    ManagementSocket,
+    Mode,
+    NotRunningError,
+    Op,
+    RefusedError,
+)
+from bmi.errors import DriverError, TimedOutError
+
+# tgtd makes <TGT_IPC_SOCKET>.<control port> and <the same>.lock; both names are relative to its home.
+_SOCKET_STEM = "control"
+_SOCKET = f"{_SOCKET_STEM}.0"
+_FLOCK = struct.Struct("hhqqi4x")  # struct flock of fcntl(2) on 64-bit Linux
+
+_TARGET = re.compile(r"^\s+Target (\d+): (\S+)$", re.MULTILINE)
+_PORTAL = re.compile(r"^Portal: (\S+),\d+$", re.MULTILINE)
+
+_START_S = 10
+_DEATH_S = 10
+
+
+class TgtDaemon:
+    """The tgtd of one portal, in the directory `home`.
+
+    Nothing about the process is remembered on our side: the lock that tgtd itself holds on its lock
+    file says whether it lives and which pid it has, so a stale pid can never be believed.
+    """
+
+    def __init__(self, home: Path, *, timeout_s: float) -> None:
+        self.home = home
+        self.call = ManagementSocket(home / _SOCKET, timeout_s=timeout_s).call
+
+    def pid(self) -> int | None:
+        """The process that holds tgtd's lock, or None when no tgtd lives in this home."""
+        try:
+            handle = os.open(self.home / f"{_SOCKET}.lock", os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return None
+        try:
+            asked = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 1, 0)
+            kind, _, _, _, holder = _FLOCK.unpack(fcntl.fcntl(handle, fcntl.F_GETLK, asked))
+        finally:
+            os.close(handle)
+        return None if kind == fcntl.F_UNLCK else holder
+
+    def serves(self, portal: Portal) -> bool:
+        """Whether it lives in the portal's network namespace and listens on its address: one small call."""
+        pid = self.pid()
+        if pid is None or not _same_namespace(pid, portal.netns):
+            return False
+        try:
+            return _at(portal.address, portal.port) in self.portals()
+        except NotRunningError:
+            return False
+
+    def start(self, portal: Portal) -> None:
+        """Starts tgtd in the portal's namespace, listening nowhere yet; without effect on a failure."""
+        if portal.netns and not Path("/run/netns", portal.netns).exists():
+            raise DriverError(
+                f"There is no network namespace {portal.netns} for the portal {portal.name}.",
+                remedy="It is made when the project's network is ensured.",
+            )
+        # tgtd that is given no portal opens port 3260 of every address; so it gets a port that nobody
+        # knows and loses it again before it has any target.
+        self._spawn(portal.netns, _at(portal.address, 0))
+        try:
+            self._wait_until_it_answers()
+            opened = self.portals()
+            for place in opened:
+                self.call(Op.DELETE, Mode.PORTAL, f"portal={place}")
+            if not any(place.startswith(_at(portal.address, "")) for place in opened):
+                raise self._cannot_listen(portal)
+        except BaseException:
+            self.end()
+            raise
+
+    def listen(self, portal: Portal) -> None:
+        """Opens the iSCSI portal. Raises DriverError that names who holds the port."""
+        try:
+            self.call(Op.NEW, Mode.PORTAL, f"portal={_at(portal.address, portal.port)}")
+        except RefusedError as error:
+            raise self._cannot_listen(portal) from error
+
+    def end(self) -> None:
+        """Ends the process, if any, and waits until its sockets are closed.
+
+        SIGKILL is the only signal tgtd obeys; what it has acknowledged is in the page cache already.
+        """
+        pid = self.pid()
+        if pid is None:
+            return
+        try:
+            handle = os.pidfd_open(pid)
+        except ProcessLookupError:
+            return
+        try:
+            if self.pid() != pid:  # it died, and the number may be somebody else's by now
+                return
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(handle, signal.SIGKILL)
+            if not select.select([handle], [], [], _DEATH_S)[0]:
+                raise TimedOutError(f"tgtd (pid {pid}) did not end within {_DEATH_S} s of SIGKILL.", pid=pid)
+        finally:
+            os.close(handle)
+
+    def portals(self) -> Sequence[str]:
+        """Where it listens, as `address:port`."""
+        return _PORTAL.findall(self.call(Op.SHOW, Mode.PORTAL))
+
+    def targets(self) -> Mapping[str, int]:
+        """Target ids by IQN: one call, about 60 bytes a target (unlike the show of all targets)."""
+        return {iqn: int(tid) for tid, iqn in _TARGET.findall(self.call(Op.SHOW, Mode.LLD))}
+
+    def _spawn(self, netns: str | None, at: str) -> None:
+        """`-t 1`: threads per disk; tgtd's default of 16 is 16,000 threads at 1,000 targets."""
+        daemon = ["tgtd", "--foreground", "-t", "1", "--iscsi", f"portal={at}"]
+        if netns:
+            daemon = ["nsenter", f"--net=/run/netns/{netns}", "--", *daemon]
+        if shutil.which("tgtd") is None:
+            raise DriverError(
+                "The program tgtd is not installed.",
+                retryable=False,
+                remedy="Install the package tgt (script/setup does).",
+            )
+        log = os.open(self.home / "tgtd.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            # setsid --fork ends at once and leaves tgtd to init: it is nobody's zombie when it dies.
+            subprocess.run(
+                ["setsid", "--fork", *daemon],
+                cwd=self.home,
+                env={"PATH": os.environ.get("PATH", os.defpath), "TGT_IPC_SOCKET": _SOCKET_STEM},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                check=True,
+                timeout=_START_S,
+            )
+        finally:
+            os.close(log)
+
+    def _wait_until_it_answers(self) -> None:
+        deadline = time.monotonic() + _START_S
+        while True:
+            with suppress(NotRunningError):
+                self.portals()
+                return
+            if time.monotonic() > deadline:
+                raise DriverError(
+                    f"tgtd did not start within {_START_S} s: {self._last_words()}",
+                    remedy=f"See {self.home / 'tgtd.log'}.",
+                )
+            time.sleep(0.01)
+
+    def _last_words(self) -> str:
+        lines = (self.home / "tgtd.log").read_text(encoding="utf-8", errors="replace").split("\n")
+        return " ".join(lines[-5:]).strip() or "it said nothing."
+
+    def _cannot_listen(self, portal: Portal) -> DriverError:
+        where = f"{portal.address} port {portal.port}" + (f" in {portal.netns}" if portal.netns else "")
+        holders = process.run(
+            ["ss", "-H", "-l", "-t", "-n", "-p", f"sport = :{portal.port}"], netns=portal.netns
+        ).stdout.strip()
+        if holders:
+            who = ", ".join(sorted(set(re.findall(r'\("([^"]+)",pid=(?:\d+)', holders)))) or "another program"
+            return DriverError(
+                f"The iSCSI portal cannot listen on {where}: {who} listens there already.",
+                remedy="Stop that program, or give BMI another port ([export] port).",
+            )
+        return DriverError(
+            f"The iSCSI portal cannot listen on {where}: the address is not there.",
+            remedy="It is put there when the project's network is ensured.",
+        )
+
+
+def _at(address: str, port: int | str) -> str:
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+
+def _same_namespace(pid: int, netns: str | None) -> bool:
+    """A namespace that was deleted and made again has its old name, and a tgtd that nobody can reach."""
+    try:
+        theirs = Path(f"/proc/{pid}/ns/net").stat()
+        wanted = Path("/run/netns", netns).stat() if netns else Path("/proc/self/ns/net").stat()
+    except FileNotFoundError:
+        return False
+    return (theirs.st_dev, theirs.st_ino) == (wanted.st_dev, wanted.st_ino)

@@ -1,0 +1,80 @@
+"""Open vSwitch's database through ovs-vsctl: typed rows, and a time limit on everything."""
+
+import json
+import math
+import signal
+from typing import Any
+
+from bmi.drivers import process
+from bmi.errors import DriverError, TimedOutError
+
+Row = dict[str, Any]
+
+
+class OvsDatabase:
+    """The database at `db` (such as `unix:/run/openvswitch/db.sock`).
+
+    Each call takes at most about `timeout_s`: without a limit ovs-vsctl waits for ever for a switch
+    daemon that is away.
+    """
+
+    def __init__(self, db: str, timeout_s: float) -> None:
+        self.db = db
+        self._timeout_s = max(1, math.ceil(timeout_s))
+
+    def run(self, *commands: str) -> str:
+        """Runs the commands (separated by `--`) as one transaction and returns what they printed.
+
+        What changed is applied by the switch daemon before this returns. Raises TimedOutError when it
+        is not: the database may hold the change all the same.
+        """
+        done = process.run(
+            ["ovs-vsctl", f"--db={self.db}", f"--timeout={self._timeout_s}", "--format=json", *commands],
+            timeout_s=self._timeout_s + 2,
+            ok_codes=(0, 1, -signal.SIGALRM),
+        )
+        if done.returncode == -signal.SIGALRM:
+            raise TimedOutError(
+                f"Open vSwitch did not apply a change within {self._timeout_s} s.",
+                remedy="See whether ovs-vswitchd runs and is not stuck.",
+            )
+        if done.returncode:
+            raise DriverError(
+                f"Open vSwitch refused: {done.stderr.strip()}",
+                remedy=f"See whether ovsdb-server answers at {self.db}.",
+            )
+        return done.stdout
+
+    def rows(self, **tables: str) -> list[list[Row]]:
+        """All rows of each table in one look: `rows(Bridge="name,ports", Port="name,tag")`."""
+        commands = [
+            part
+            for table, columns in tables.items()
+            for part in ("--", f"--columns={columns}", "list", table)
+        ]
+        listings = map(json.loads, self.run(*commands[1:]).splitlines())
+        return [
+            [dict(zip(listing["headings"], map(_value, row), strict=True)) for row in listing["data"]]
+            for listing in listings
+        ]
+
+    def await_applied(self) -> None:
+        """Waits until the switch daemon has applied all that is in the database."""
+        [[counters]] = self.rows(Open_vSwitch="next_cfg,cur_cfg")
+        if counters["cur_cfg"] < counters["next_cfg"]:
+            self.run("wait-until", "Open_vSwitch", ".", f"cur_cfg>={counters['next_cfg']}")
+
+
+def _value(cell: Any) -> Any:
+    """A cell of RFC 7047's JSON notation as Python's: a set is a list (with no or many members), a
+    single value stands for itself, a map is a dict, a UUID its text.
+    """
+    match cell:
+        case ["set", members]:
+            return [_value(member) for member in members]
+        case ["map", pairs]:
+            return {_value(key): _value(value) for key, value in pairs}
+        case ["uuid", text]:
+            return text
+        case _:
+            return cell

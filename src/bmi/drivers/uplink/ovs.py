@@ -1,0 +1,140 @@
+"""A foot in a network through Open vSwitch: a veth pair from an access port into the foot's namespace."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bmi.drivers import netns as namespaces
+from bmi.drivers import process
+from bmi.drivers.ovsdb import OvsDatabase
+from bmi.drivers.switch.ovs import UPLINK_MARK, access_columns
+from bmi.drivers.uplink import Foot
+from bmi.errors import DriverError
+
+
+@dataclass(frozen=True)
+class OvsUplink:
+    """Feet on one bridge. The bridge's record of the port, marked with the namespace's name, is written
+    before anything else is made and removed after everything else: it is how `list` finds half-made feet.
+    """
+
+    bridge: str
+    database: OvsDatabase
+    switch_netns: str | None
+
+    def ensure(self, foot: Foot) -> None:
+        port = f"bmi-v{foot.vlan}"
+        for other, owner in self._ports().items():
+            if owner == foot.netns and other != port:
+                self._remove_port(other)
+            elif other == port and owner != foot.netns:
+                raise DriverError(
+                    f"VLAN {foot.vlan} of bridge {self.bridge} has a foot already, in namespace {owner}.",
+                    retryable=False,
+                    remedy="Give each network a VLAN of its own.",
+                )
+        if not self._joined(port, foot):
+            self._make(port, foot)
+        self.database.run("set", "Port", port, *access_columns(foot.vlan))
+        self.database.await_applied()
+        _address(foot)
+
+    def remove(self, netns: str) -> None:
+        for port, owner in self._ports().items():
+            if owner == netns:
+                _delete_link(self.switch_netns, port)
+                namespaces.remove(netns)
+                self._remove_port(port)
+        namespaces.remove(netns)
+
+    def list(self) -> Sequence[str]:
+        return sorted(set(self._ports().values()))
+
+    def check(self) -> str:
+        self.database.run("br-exists", self.bridge)
+        if self.switch_netns is not None and not namespaces.exists(self.switch_netns):
+            raise DriverError(
+                f"There is no network namespace {self.switch_netns!r}.",
+                remedy="Start the switch that lives in it.",
+            )
+        process.run(["ethtool", "--version"])
+        return f"Feet are veth pairs on Open vSwitch bridge {self.bridge}."
+
+    def _ports(self) -> dict[str, str]:
+        [rows] = self.database.rows(Port="name,external_ids")
+        return {
+            row["name"]: row["external_ids"][UPLINK_MARK]
+            for row in rows
+            if UPLINK_MARK in row["external_ids"]
+        }
+
+    def _joined(self, port: str, foot: Foot) -> bool:
+        """Whether the two ends exist, are each other's, and the switch has taken its end in."""
+        ours, theirs = _link(self.switch_netns, port), _link(foot.netns, foot.interface)
+        if ours.get("link_index", 0) != theirs.get("ifindex") or theirs.get("link_index") != ours.get(
+            "ifindex"
+        ):
+            return False
+        [rows] = self.database.rows(Interface="name,ofport")
+        return any(
+            row["name"] == port and isinstance(row["ofport"], int) and row["ofport"] > 0 for row in rows
+        )
+
+    def _make(self, port: str, foot: Foot) -> None:
+        mark = f"external_ids:{UPLINK_MARK}={foot.netns}"
+        add = ("add-port", self.bridge, port, *access_columns(foot.vlan), "--", "set", "Port", port, mark)
+        self.database.run("--no-wait", "--may-exist", *add)
+        namespaces.ensure(foot.netns)
+        _delete_link(self.switch_netns, port)
+        _delete_link(foot.netns, foot.interface)
+        here = ["netns", self.switch_netns] if self.switch_netns else []
+        namespaces.ip(
+            None, "link", "add", port, *here, "type", "veth", "peer", "name", foot.interface, "netns", foot.netns
+        )  # fmt: skip
+        # The userspace switch passes on checksums that were left to the hardware: TCP would never connect.
+        process.run(["ethtool", "-K", port, "tx", "off"], netns=self.switch_netns)
+        process.run(["ethtool", "-K", foot.interface, "tx", "off"], netns=foot.netns)
+        namespaces.ip(self.switch_netns, "link", "set", port, "up")
+        # Adding it anew makes the switch look at the interface now, and wait for that.
+        self.database.run("del-port", self.bridge, port, "--", *add)
+
+    def _remove_port(self, port: str) -> None:
+        _delete_link(self.switch_netns, port)
+        self.database.run("--if-exists", "del-port", self.bridge, port)
+
+
+def _link(namespace: str | None, name: str) -> dict[str, Any]:
+    """What `ip` knows of an interface; empty when there is none."""
+    if namespace is not None and not namespaces.exists(namespace):
+        return {}
+    found: list[dict[str, Any]] = json.loads(namespaces.ip(namespace, "-json", "link", "show") or "[]")
+    return next((link for link in found if link["ifname"] == name), {})
+
+
+def _delete_link(namespace: str | None, name: str) -> None:
+    if _link(namespace, name):
+        namespaces.ip(namespace, "link", "delete", name)
+
+
+def _address(foot: Foot) -> None:
+    """Gives the interface this address and no other, and brings it up."""
+    shown = json.loads(
+        namespaces.ip(foot.netns, "-json", "-4", "address", "show", "dev", foot.interface) or "[]"
+    )
+    present = {f"{a['local']}/{a['prefixlen']}" for link in shown for a in link.get("addr_info", [])}
+    for stale in present - {foot.address}:
+        namespaces.ip(foot.netns, "address", "delete", stale, "dev", foot.interface)
+    namespaces.ip(foot.netns, "address", "replace", foot.address, "dev", foot.interface)
+    namespaces.ip(foot.netns, "link", "set", foot.interface, "up")
+
+
+def create(
+    *,
+    bridge: str,
+    db: str = "unix:/run/openvswitch/db.sock",
+    netns: str | None = None,
+    timeout_s: float = 5,
+) -> OvsUplink:
+    """Feet on `bridge`, whose ports live in network namespace `netns` (None: the machine's own)."""
+    return OvsUplink(bridge, OvsDatabase(db, timeout_s), netns)

@@ -1,0 +1,168 @@
+"""What every use case needs, and the questions all of them ask: who is it, may they, which object."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from sqlalchemy import Connection
+
+from bmi.config import Settings
+from bmi.domain.nouns import Actor, Image, Json, Network, Node, ObjectState, Project, Snapshot
+from bmi.domain.operations import Operation, Step
+from bmi.domain.plans import Plan
+from bmi.errors import ForbiddenError, InvalidInputError, InvalidStateError, NotFoundError
+from bmi.store import operations as journal
+from bmi.store import records
+from bmi.store.database import Database
+from bmi.store.vault import Vault
+
+
+@dataclass(frozen=True)
+class Core:
+    """The ground under the use cases. `kick` tells a worker in the same process to look now."""
+
+    database: Database
+    vault: Vault
+    settings: Settings
+    kick: Callable[[], None] = lambda: None
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        """A transaction after which a worker looks for what there is to do."""
+        with self.database.write() as tx:
+            yield tx
+        self.kick()
+
+    def now(self) -> float:
+        return self.database.now()
+
+
+@dataclass(frozen=True)
+class OperationView:
+    """An operation with its steps."""
+
+    operation: Operation
+    steps: list[Step]
+
+
+def view(tx: Connection, operation: Operation) -> OperationView:
+    """The operation as it is shown."""
+    return OperationView(operation, journal.steps_of(tx, operation.id))
+
+
+def require_admin(actor: Actor) -> None:
+    """Raises ForbiddenError unless the actor is an administrator."""
+    if not actor.is_admin:
+        raise ForbiddenError("Only an administrator may do this.", remedy="Use an administrator's token.")
+
+
+def project_for(tx: Connection, actor: Actor, name: str | None) -> Project:
+    """The project to act for: the actor's own, or the one an administrator names."""
+    if actor.project_id is None:
+        if not name:
+            raise InvalidInputError(
+                "project", "it is missing.", remedy="Say for which project: --project NAME."
+            )
+        found = records.projects.find(tx, name=name)
+        if found is None:
+            raise NotFoundError("project", name)
+        return found
+    own = records.projects.get(tx, actor.project_id)
+    if name and name != own.name:
+        raise ForbiddenError(
+            f"Your token is for project {own.name!r}.", remedy=f"Leave --project {name} out."
+        )
+    return own
+
+
+def network_of(tx: Connection, project: Project) -> Network:
+    """The project's boot network; raises InvalidStateError while it is not ready."""
+    network = records.networks.find(tx, project_id=project.id)
+    if network is None or network.state is not ObjectState.READY:
+        raise InvalidStateError(
+            f"The boot network of project {project.name!r} is {network.state if network else 'missing'}.",
+            remedy="Wait for the operation that opens it, or ask an administrator to look at it.",
+        )
+    return network
+
+
+def visible_node(tx: Connection, actor: Actor, name: str, *, lock: bool = False) -> Node:
+    """A node that the actor may see: their project's, a free one, or any for an administrator."""
+    node = records.nodes.find(tx, name=name, lock=lock)
+    if node is None or not (actor.is_admin or node.project_id in {actor.project_id, None}):
+        raise NotFoundError("node", name, remedy="`bmi node list` shows the nodes that you may use.")
+    return node
+
+
+def own_node(tx: Connection, actor: Actor, name: str, *, lock: bool = True) -> Node:
+    """A node that belongs to the actor's project (or any, for an administrator)."""
+    node = visible_node(tx, actor, name, lock=lock)
+    if not actor.is_admin and node.project_id != actor.project_id:
+        raise ForbiddenError(
+            f"The node {name!r} does not belong to your project.", remedy="Provision it first: bmi provision."
+        )
+    return node
+
+
+def visible_image(tx: Connection, project_id: str | None, name: str) -> Image:
+    """The image of this name that a project sees: its own first, then a public one."""
+    found = records.images.list(tx, name=name, order="id")
+    own = [i for i in found if i.project_id == project_id]
+    public = [i for i in found if i.public]
+    if not own and not public:
+        raise NotFoundError("image", name, remedy="`bmi image list` shows the images that you may use.")
+    return (own or public)[0]
+
+
+def visible_snapshot(tx: Connection, project_id: str, name: str) -> Snapshot:
+    """The project's snapshot of this name."""
+    found = records.snapshots.find(tx, name=name, project_id=project_id)
+    if found is None:
+        raise NotFoundError(
+            "snapshot", name, remedy="`bmi snapshot list` shows the snapshots of your project."
+        )
+    return found
+
+
+def enqueue(
+    core: Core,
+    tx: Connection,
+    actor: Actor,
+    plan: Plan,
+    subject: tuple[str, str, str],
+    *,
+    project_id: str | None,
+    args: Json | None = None,
+    key: str | None = None,
+) -> OperationView:
+    """Writes the operation down; the caller's transaction makes it real."""
+    operation = journal.enqueue(
+        tx,
+        plan,
+        now=core.now(),
+        actor=actor,
+        subject=subject,
+        project_id=project_id,
+        args=args or {},
+        idempotency_key=key,
+    )
+    return view(tx, operation)
+
+
+def replayed(
+    tx: Connection, actor: Actor, key: str | None, kind: str, subject_name: str
+) -> OperationView | None:
+    """What an earlier request with the same Idempotency-Key made; None when there was none.
+
+    Raises InvalidInputError when the key was used for something else.
+    """
+    found = journal.find_by_idempotency_key(tx, actor, key) if key else None
+    if found is None:
+        return None
+    if (found.kind, found.subject_name) != (kind, subject_name):
+        raise InvalidInputError(
+            "Idempotency-Key",
+            f"it was used for {found.kind} of {found.subject_name}.",
+            remedy="Use a new key for a new request.",
+        )
+    return view(tx, found)

@@ -1,0 +1,109 @@
+"""Operations as people see and steer them."""
+
+from bmi.domain.nouns import Actor, NodeState
+from bmi.domain.operations import LIVE, Operation, OperationState, StepState
+from bmi.domain.plans import PLANS
+from bmi.errors import InvalidStateError, NotFoundError
+from bmi.service.core import Core, OperationView, view
+from bmi.store import operations as journal
+from bmi.store import records, schema
+
+# The state a node is in again while a retried operation runs.
+_RETRYING = {
+    "provision": NodeState.PROVISIONING,
+    "release": NodeState.RELEASING,
+    "register": NodeState.REGISTERED,
+}
+_RETRIABLE = {*_RETRYING, "unregister", "delete-image", "delete-snapshot", "close-network"}
+
+
+def get_operation(core: Core, actor: Actor, operation_id: str) -> OperationView:
+    """One operation of the actor's project, or any for an administrator."""
+    with core.database.read() as tx:
+        operation = journal.operations.find(tx, id=operation_id)
+        if operation is None or not _may_see(actor, operation):
+            raise NotFoundError("operation", operation_id)
+        return view(tx, operation)
+
+
+def _may_see(actor: Actor, operation: Operation) -> bool:
+    return actor.is_admin or operation.project_id == actor.project_id
+
+
+def list_operations(
+    core: Core,
+    actor: Actor,
+    *,
+    live: bool = False,
+    subject: str | None = None,
+    limit: int = 100,
+    before: str = "",
+) -> list[OperationView]:
+    """The newest operations first, beginning before the id `before`."""
+    table = schema.operations
+    where = [] if actor.is_admin else [table.c.project_id == actor.project_id]
+    if live:
+        where.append(table.c.state.in_(LIVE))
+    if subject:
+        where.append(table.c.subject_name == subject)
+    if before:
+        where.append(table.c.id < before)
+    with core.database.read() as tx:
+        found = journal.operations.list(tx, *where, newest_first=True, limit=limit)
+        steps = journal.steps_of_many(tx, [operation.id for operation in found])
+    return [OperationView(operation, steps[operation.id]) for operation in found]
+
+
+def cancel_operation(core: Core, actor: Actor, operation_id: str) -> OperationView:
+    """Asks for an end: what was done is undone. An operation that only goes forward refuses."""
+    with core.write() as tx:
+        operation = journal.operations.find(tx, id=operation_id, lock=True)
+        if operation is None or not _may_see(actor, operation):
+            raise NotFoundError("operation", operation_id)
+        if not operation.is_live:
+            raise InvalidStateError(
+                f"The operation has {operation.state} already.", remedy="There is nothing to cancel."
+            )
+        if not PLANS[operation.kind].undoable:
+            raise InvalidStateError(
+                f"A {operation.kind} cannot be cancelled: it only goes forward.", remedy="Let it end."
+            )
+        journal.operations.update(tx, id=operation_id, values={"cancel_requested": True})
+        journal.wake_operation(tx, operation_id, core.now())
+        return view(tx, journal.operations.get(tx, operation_id))
+
+
+def retry_operation(core: Core, actor: Actor, operation_id: str) -> OperationView:
+    """Goes on with a failed operation where it failed; what is done stays done."""
+    with core.write() as tx:
+        operation = journal.operations.find(tx, id=operation_id, lock=True)
+        if operation is None or not _may_see(actor, operation):
+            raise NotFoundError("operation", operation_id)
+        if operation.state is not OperationState.FAILED or operation.kind not in _RETRIABLE:
+            raise InvalidStateError(
+                f"The operation ({operation.kind}) has {operation.state}; only a failed one can be retried."
+                if operation.kind in _RETRIABLE
+                else f"A {operation.kind} cannot be retried.",
+                remedy="Ask for it again.",
+            )
+        journal.refuse_if_busy(tx, operation.subject_kind, operation.subject_id, operation.subject_name)
+        newest = journal.operations.list(tx, subject_id=operation.subject_id, newest_first=True, limit=1)
+        if newest[0].id != operation_id:
+            raise InvalidStateError(
+                f"Operation {newest[0].id} came after it.",
+                remedy="Retry that one, or ask for a new operation.",
+            )
+        now = core.now()
+        journal.reset_steps(tx, operation_id, state=StepState.PENDING)
+        values = {
+            "state": OperationState.QUEUED,
+            "problem": None,
+            "cancel_requested": False,
+            "finished_at": None,
+            "wake_at": now,
+        }
+        journal.operations.update(tx, id=operation_id, values=values)
+        if operation.kind in _RETRYING:
+            retrying = {"state": _RETRYING[operation.kind], "problem": None}
+            records.nodes.update(tx, id=operation.subject_id, values=retrying)
+        return view(tx, journal.operations.get(tx, operation_id))

@@ -1,0 +1,141 @@
+"""Projects and their boot networks."""
+
+from dataclasses import dataclass
+from ipaddress import IPv4Interface
+
+from bmi.domain.addressing import free_subnet, free_vlan
+from bmi.domain.names import label
+from bmi.domain.nouns import Actor, Network, ObjectState, Project
+from bmi.domain.plans import CLOSE_NETWORK, OPEN_NETWORK
+from bmi.errors import InUseError, InvalidInputError, NotFoundError
+from bmi.service.core import Core, OperationView, enqueue, replayed, require_admin
+from bmi.store import operations as journal
+from bmi.store import records
+from bmi.store.ids import new_id
+
+
+@dataclass(frozen=True)
+class ProjectView:
+    """A project with its boot network."""
+
+    project: Project
+    network: Network | None
+
+
+def create_project(
+    core: Core,
+    actor: Actor,
+    name: str,
+    *,
+    vlan: int | None = None,
+    address: str | None = None,
+    key: str | None = None,
+) -> OperationView:
+    """A project and its boot network; VLAN and address range (as BMI's own address in it, such as
+    `10.96.1.1/24`) are taken from the pools unless given. The operation's end says the network is up.
+    """
+    require_admin(actor)
+    label(name)
+    if vlan is not None and not 2 <= vlan <= 4094:
+        raise InvalidInputError("vlan", f"{vlan} is out of range.", remedy="Give a VLAN id from 2 to 4094.")
+    wanted = _interface(address) if address else None
+    with core.write() as tx:
+        earlier = replayed(tx, actor, key, OPEN_NETWORK.kind, name)
+        if earlier:
+            return earlier
+        now, others = core.now(), records.networks.list(tx)
+        project = records.projects.insert(tx, Project(new_id(), name, now))
+        pools = core.settings.networks
+        number = vlan or free_vlan(pools.vlan_ids(), {n.vlan for n in others})
+        foot = wanted or free_subnet(pools.subnets, pools.prefix, (n.address for n in others))
+        _refuse_overlap(foot, others)
+        network = Network(
+            id=new_id(),
+            name=name,
+            project_id=project.id,
+            vlan=number,
+            address=str(foot),
+            netns=f"{pools.netns_prefix}-{number}",
+            state=ObjectState.CREATING,
+            created_at=now,
+        )
+        records.networks.insert(tx, network)
+        return enqueue(
+            core, tx, actor, OPEN_NETWORK, ("network", network.id, name), project_id=project.id, key=key
+        )
+
+
+def _interface(address: str) -> IPv4Interface:
+    remedy = "Give BMI's own address in the network with its prefix length, like 10.96.1.1/24."
+    try:
+        interface = IPv4Interface(address)
+    except ValueError as error:
+        raise InvalidInputError("address", f"{address!r} is not an address.", remedy=remedy) from error
+    if interface.network.prefixlen > 30 or interface.ip in {
+        interface.network.network_address,
+        interface.network.broadcast_address,
+    }:
+        raise InvalidInputError("address", f"{address!r} leaves no room for nodes.", remedy=remedy)
+    return interface
+
+
+def _refuse_overlap(foot: IPv4Interface, others: list[Network]) -> None:
+    for other in others:
+        if foot.network.overlaps(other.interface.network):
+            raise InvalidInputError(
+                "address",
+                f"{foot.network} overlaps the network of {other.name}.",
+                remedy="Choose another range.",
+            )
+
+
+def _find(core: Core, actor: Actor, name: str) -> ProjectView:
+    with core.database.read() as tx:
+        project = records.projects.find(tx, name=name)
+        if project is None or not (actor.is_admin or actor.project_id == project.id):
+            raise NotFoundError("project", name)
+        return ProjectView(project, records.networks.find(tx, project_id=project.id))
+
+
+def get_project(core: Core, actor: Actor, name: str) -> ProjectView:
+    """One project that the actor may see."""
+    return _find(core, actor, name)
+
+
+def list_projects(core: Core, actor: Actor) -> list[ProjectView]:
+    """All projects for an administrator, the own one for a member."""
+    with core.database.read() as tx:
+        networks = {n.project_id: n for n in records.networks.list(tx)}
+        projects = records.projects.list(tx, order="name")
+    return [
+        ProjectView(p, networks.get(p.id)) for p in projects if actor.is_admin or p.id == actor.project_id
+    ]
+
+
+def delete_project(core: Core, actor: Actor, name: str, *, key: str | None = None) -> OperationView:
+    """Closes the project's network and forgets the project; refused while it holds anything."""
+    require_admin(actor)
+    with core.write() as tx:
+        earlier = replayed(tx, actor, key, CLOSE_NETWORK.kind, name)
+        if earlier:
+            return earlier
+        project = records.projects.find(tx, name=name, lock=True)
+        network = records.networks.find(tx, project_id=project.id) if project else None
+        if project is None or network is None:
+            raise NotFoundError("project", name)
+        journal.refuse_if_busy(tx, "project", network.id, name)
+        users = [
+            *(f"node {node.name}" for node in records.nodes.list(tx, project_id=project.id)),
+            *(f"image {image.name}" for image in records.images.list(tx, project_id=project.id)),
+            *(f"snapshot {snapshot.name}" for snapshot in records.snapshots.list(tx, project_id=project.id)),
+        ]
+        if users:
+            raise InUseError(
+                f"The project {name!r} still has {', '.join(users)}.",
+                remedy="Release its nodes and delete its images and snapshots first.",
+                users=users,
+            )
+        records.networks.update(tx, id=network.id, values={"state": ObjectState.DELETING})
+        return enqueue(
+            core, tx, actor, CLOSE_NETWORK, ("network", network.id, name), project_id=project.id, key=key
+        )

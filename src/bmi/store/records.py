@@ -1,0 +1,140 @@
+"""One gateway per table: rows in, frozen records out, broken rules as BMI's own errors."""
+
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import Any, Generic, TypeVar
+
+from sqlalchemy import ColumnElement, Connection, Row, Table, and_, delete, insert, select, update
+from sqlalchemy.exc import IntegrityError
+
+from bmi.domain import nouns
+from bmi.errors import AlreadyExistsError, InUseError, NotFoundError
+from bmi.store import schema
+
+Record = TypeVar("Record")
+
+# What it means to a person when a rule of the schema is broken: index name (PostgreSQL) or columns
+# (SQLite) -> sentence.
+_TAKEN = {
+    ("projects_name", "projects.name"): "A project of this name exists.",
+    ("tokens_name", "tokens.name"): "A token of this name exists.",
+    ("networks_name", "networks.name"): "A network of this name exists.",
+    ("networks_vlan", "networks.vlan"): "Another network has this VLAN.",
+    ("networks_address", "networks.address"): "Another network has this address range.",
+    ("switches_name", "switches.name"): "A switch of this name exists.",
+    ("nodes_name", "nodes.name"): "A node of this name exists.",
+    ("nics_mac", "nics.mac"): "mac: another node has this address.",
+    ("nics_switch_port", "nics.switch_id, nics.port"): "port: another node is cabled to this switch port.",
+    ("images_name", "images.project_id, images.name", "images.name"): "An image of this name exists.",
+    ("snapshots_name", "snapshots.project_id, snapshots.name"): "A snapshot of this name exists.",
+    ("volumes_node", "volumes.node_id"): "The node has a volume already.",
+}
+
+
+def _translated(error: IntegrityError) -> Exception:
+    message = str(error.orig)
+    for marks, sentence in _TAKEN.items():
+        if any(mark in message for mark in marks):
+            return AlreadyExistsError(sentence, remedy="Choose another, or remove the one that exists.")
+    if "foreign key" in message.lower():
+        return InUseError("Something still refers to this object.", remedy="Remove what depends on it first.")
+    return error
+
+
+class Gateway(Generic[Record]):
+    """Reads and writes records of one kind. All methods take the transaction they belong to."""
+
+    def __init__(self, table: Table, record: type[Record], kind: str) -> None:
+        self.table = table
+        self.kind = kind
+        self._record = record
+        self._columns = [table.c[f.name] for f in fields(record)]  # type: ignore[arg-type]  # a dataclass
+
+    def _make(self, row: Row[Any]) -> Record:
+        return self._record(**row._mapping)  # noqa: SLF001  # SQLAlchemy's public name for it
+
+    def _where(self, where: tuple[ColumnElement[bool], ...], equal: dict[str, Any]) -> ColumnElement[bool]:
+        return and_(True, *where, *(self.table.c[name] == value for name, value in equal.items()))
+
+    def find(
+        self, tx: Connection, *where: ColumnElement[bool], lock: bool = False, **equal: Any
+    ) -> Record | None:
+        """The one record that matches, or None. `lock` holds the row until the transaction ends."""
+        query = select(*self._columns).where(self._where(where, equal)).limit(1)
+        row = tx.execute(query.with_for_update() if lock else query).first()
+        return self._make(row) if row else None
+
+    def get(self, tx: Connection, record_id: str, *, lock: bool = False) -> Record:
+        """The record with this id; raises NotFoundError."""
+        record = self.find(tx, lock=lock, id=record_id)
+        if record is None:
+            raise NotFoundError(self.kind, record_id)
+        return record
+
+    def list(
+        self,
+        tx: Connection,
+        *where: ColumnElement[bool],
+        order: str = "id",
+        newest_first: bool = False,
+        limit: int | None = None,
+        **equal: Any,
+    ) -> list[Record]:
+        """All records that match, in `order` of that column or, with `newest_first`, against it."""
+        by = self.table.c[order]
+        query = (
+            select(*self._columns)
+            .where(self._where(where, equal))
+            .order_by(by.desc() if newest_first else by)
+            .limit(limit)
+        )
+        return [self._make(row) for row in tx.execute(query)]
+
+    def insert(self, tx: Connection, record: Record, **extra: Any) -> Record:
+        """Adds the record; raises AlreadyExistsError when a name or address is taken."""
+        values = {f.name: getattr(record, f.name) for f in fields(record)} | extra  # type: ignore[arg-type]
+        try:
+            tx.execute(insert(self.table).values(values))
+        except IntegrityError as error:
+            raise _translated(error) from error
+        return record
+
+    def update(
+        self, tx: Connection, *where: ColumnElement[bool], values: dict[str, Any], **equal: Any
+    ) -> int:
+        """Changes the records that match and returns how many there were."""
+        return tx.execute(update(self.table).where(self._where(where, equal)).values(values)).rowcount
+
+    def delete(self, tx: Connection, *where: ColumnElement[bool], **equal: Any) -> int:
+        """Removes the records that match and returns how many there were; raises InUseError."""
+        try:
+            return tx.execute(delete(self.table).where(self._where(where, equal))).rowcount
+        except IntegrityError as error:
+            raise _translated(error) from error
+
+
+projects = Gateway(schema.projects, nouns.Project, "project")
+tokens = Gateway(schema.tokens, nouns.Token, "token")
+networks = Gateway(schema.networks, nouns.Network, "network")
+switches = Gateway(schema.switches, nouns.Switch, "switch")
+nodes = Gateway(schema.nodes, nouns.Node, "node")
+nics = Gateway(schema.nics, nouns.Nic, "NIC")
+images = Gateway(schema.images, nouns.Image, "image")
+volumes = Gateway(schema.volumes, nouns.Volume, "volume")
+snapshots = Gateway(schema.snapshots, nouns.Snapshot, "snapshot")
+boot_sessions = Gateway(schema.boot_sessions, nouns.BootSession, "boot session")
+events = Gateway(schema.events, nouns.Event, "event")
+
+
+def sole_nic(tx: Connection, node_id: str) -> nouns.Nic:
+    """The NIC a node boots from."""
+    found = nics.list(tx, node_id=node_id, order="name")
+    if not found:
+        raise NotFoundError("NIC", node_id)
+    return found[0]
+
+
+def addresses_in(tx: Connection, network_id: str) -> Sequence[str]:
+    """The IPv4 addresses in use on a network."""
+    table = schema.addresses
+    return list(tx.scalars(select(table.c.ip).where(table.c.network_id == network_id)))

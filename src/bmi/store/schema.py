@@ -1,0 +1,276 @@
+"""Every table, and the constraints that are rules of the product."""
+
+from enum import StrEnum
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    Double,
+    Enum,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    text,
+)
+
+from bmi.domain.nouns import NodeState, ObjectState, Role
+from bmi.domain.operations import LIVE, OperationState, StepState
+
+metadata = MetaData(naming_convention={"ck": "ck_%(table_name)s_%(constraint_name)s"})
+
+_ID = String(32)
+_NAME = String(100)
+
+
+def _enum(kind: type[StrEnum]) -> Enum:
+    """Kept as its value in a plain column, so that a new member needs no change of the schema."""
+    return Enum(
+        kind, native_enum=False, length=16, values_callable=lambda members: [m.value for m in members]
+    )
+
+
+def _created_at() -> Column[float]:
+    return Column("created_at", Double, nullable=False)
+
+
+projects = Table(
+    "projects",
+    metadata,
+    Column("id", _ID, primary_key=True),
+    Column("name", _NAME, nullable=False),
+    _created_at(),
+    Index("projects_name", "name", unique=True),
+)
+
+tokens = Table(
+    "tokens",
+    metadata,
+    Column("id", _ID, primary_key=True),
+    Column("name", _NAME, nullable=False),
+    Column("project_id", _ID, ForeignKey("projects.id", ondelete="CASCADE")),
+    Column("role", _enum(Role), nullable=False),
+    Column("secret_hash", String(64), nullable=False),
+    _created_at(),
+    Column("expires_at", Double),
+    Index("tokens_name", "name", unique=True),
+    # A member without a project, or an admin bound to one, would be a hole in every check.
+    CheckConstraint("(role = 'admin') = (project_id IS NULL)", name="role_matches_project"),
+)
+
+networks = Table(
+    "networks",
+    metadata,
+    Column("id", _ID, primary_key=True),
+    Column("name", _NAME, nullable=False),
+    Column("project_id", _ID, ForeignKey("projects.id"), nullable=False),
+    Column("vlan", Integer, nullable=False),
+    Column("address", String(32), nullable=False),
+    Column("netns", String(64), nullable=False),
+    Column("state", _enum(ObjectState), nullable=False),
+    _created_at(),
+    Index("networks_name", "name", unique=True),
+    Index("networks_vlan", "vlan", unique=True),
+    Index("networks_address", "address", unique=True),
+    CheckConstraint("vlan BETWEEN 2 AND 4094", name="vlan_range"),
+)
+
+switches = Table(
+    "switches",
+    metadata,
+    Column("id", _ID, primary_key=True),
+    Column("name", _NAME, nullable=False),
+    Column("driver", String(64), nullable=False),
+    Column("options", JSON, nullable=False),
+    _created_at(),
+    Index("switches_name", "name", unique=True),
+)
+
+nodes = Table(
+    "nodes",
+    metadata,
+    Column("id", _ID, primary_key=True),
+    Column("name", _NAME, nullable=False),
+    Column("state", _enum(NodeState), nullable=False),
+    Column("project_id", _ID, ForeignKey("projects.id")),
+    Column("bmc_driver", String(64), nullable=False),
+    Column("bmc_address", Text, nullable=False),
+    Column("bmc_username", Text, nullable=False),
+    Column("bmc_password", Text, nullable=False),
+    Column("bmc_verify_tls", Boolean, nullable=False),
+    Column("problem", JSON),
+    _created_at(),
+    Index("nodes_name", "name", unique=True),
+    Index("nodes_project", "project_id"),
+)
+
+nics = Table(
+    "nics",
+    metadata,
+    Column("id", _ID, primary_key=True),
+    Column("node_id", _ID, ForeignKey("nodes.id", ondelete="CASCADE"), nullable=False),
+    Column("name", _NAME, nullable=False),
+    Column("mac", String(17), nullable=False),
+    Column("switch_id", _ID, ForeignKey("switches.id")),
+    Column("port", _NAME),
+    Index("nics_mac", "mac", unique=True),
+    Index("nics_node_name", "node_id", "name", unique=True),
+    # Two nodes behind one port could not be told apart, let alone isolated.
+    Index("nics_switch_port", "switch_id", "port", unique=True),
+)
+
+addresses = Table(
+    "addresses",
+    metadata,
+    Column("nic_id", _ID, ForeignKey("nics.id", ondelete="CASCADE"), primary_key=True),
+    Column("network_id", _ID, ForeignKey("networks.id"), primary_key=True),
+    Column("ip", String(15), nullable=False),
+    Index("addresses_ip", "network_id", "ip", unique=True),
+)
+
+images = Table(
+    "images",
+    metadata,
+    Column("id", _ID, primary_key=True),
+    Column("name", _NAME, nullable=False),
+    Column("project_id", _ID, ForeignKey("projects.id")),
+    Column("public", Boolean, nullable=False),
+    Column("state", _enum(ObjectState), nullable=False),
+    Column("format", String(16)),
+    Column("size_bytes", BigInteger),
+    Column("sha256", String(64)),
+    Column("boot", JSON),
+    _created_at(),
+)
+Index("images_name", images.c.project_id, images.c.name, unique=True)
+# NULLs are distinct in a unique index, so images of no project need a rule of their own.
+_OF_NO_PROJECT = text("project_id IS NULL")
+Index(
+    "images_name_site",
+    images.c.name,
+    unique=True,
+    sqlite_where=_OF_NO_PROJECT,
+    postgresql_where=_OF_NO_PROJECT,
+)
+
+snapshots = Table(
+    "snapshots",
+    metadata,
+    Column("id", _ID, primary_key=True),
+    Column("name", _NAME, nullable=False),
+    Column("project_id", _ID, ForeignKey("projects.id"), nullable=False),
+    # No foreign key: a snapshot outlives the volume it was taken from.
+    Column("volume_id", _ID, nullable=False),
+    Column("node_name", _NAME, nullable=False),
+    Column("image_id", _ID, ForeignKey("images.id"), nullable=False),
+    Column("state", _enum(ObjectState), nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    _created_at(),
+    Index("snapshots_name", "project_id", "name", unique=True),
+)
+
+volumes = Table(
+    "volumes",
+    metadata,
+    Column("id", _ID, primary_key=True),
+    Column("project_id", _ID, ForeignKey("projects.id"), nullable=False),
+    Column("node_id", _ID, ForeignKey("nodes.id"), nullable=False),
+    Column("network_id", _ID, ForeignKey("networks.id"), nullable=False),
+    Column("image_id", _ID, ForeignKey("images.id"), nullable=False),
+    Column("snapshot_id", _ID, ForeignKey("snapshots.id")),
+    Column("state", _enum(ObjectState), nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("exported", Boolean, nullable=False),
+    Column("chap_secret", Text, nullable=False),
+    Column("seed", JSON, nullable=False),
+    _created_at(),
+    # A node boots one volume, and no other writes to it.
+    Index("volumes_node", "node_id", unique=True),
+)
+
+boot_sessions = Table(
+    "boot_sessions",
+    metadata,
+    Column("id", _ID, primary_key=True),
+    Column("node_id", _ID, ForeignKey("nodes.id", ondelete="CASCADE"), nullable=False),
+    _created_at(),
+    Column("expires_at", Double, nullable=False),
+    Column("ended_at", Double),
+)
+Index(
+    "boot_sessions_live",
+    boot_sessions.c.node_id,
+    unique=True,
+    sqlite_where=text("ended_at IS NULL"),
+    postgresql_where=text("ended_at IS NULL"),
+)
+
+events = Table(
+    "events",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("node_id", _ID, ForeignKey("nodes.id", ondelete="CASCADE"), nullable=False),
+    Column("operation_id", _ID),
+    Column("at", Double, nullable=False),
+    Column("stage", String(32), nullable=False),
+    Column("detail", Text, nullable=False),
+    Index("events_node", "node_id", "id"),
+)
+
+operations = Table(
+    "operations",
+    metadata,
+    Column("id", _ID, primary_key=True),
+    Column("kind", String(32), nullable=False),
+    Column("state", _enum(OperationState), nullable=False),
+    Column("subject_kind", String(16), nullable=False),
+    Column("subject_id", _ID, nullable=False),
+    Column("subject_name", _NAME, nullable=False),
+    Column("project_id", _ID),
+    Column("actor", _NAME, nullable=False),
+    Column("args", JSON, nullable=False),
+    Column("problem", JSON),
+    Column("cancel_requested", Boolean, nullable=False),
+    Column("owner", String(64)),
+    Column("lease_until", Double),
+    Column("wake_at", Double, nullable=False),
+    _created_at(),
+    Column("started_at", Double),
+    Column("finished_at", Double),
+    Column("idempotency_key", String(128)),
+    Index("operations_subject", "subject_id", "id"),
+    Index("operations_idempotency", "actor", "idempotency_key", unique=True),
+)
+_LIVE = text("state IN ({})".format(", ".join(f"'{state}'" for state in LIVE)))
+# One live operation per node, volume, image …: the database refuses a second, no lock in code can.
+Index(
+    "operations_live_subject",
+    operations.c.subject_kind,
+    operations.c.subject_id,
+    unique=True,
+    sqlite_where=_LIVE,
+    postgresql_where=_LIVE,
+)
+Index("operations_due", operations.c.wake_at, sqlite_where=_LIVE, postgresql_where=_LIVE)
+
+steps = Table(
+    "steps",
+    metadata,
+    Column("operation_id", _ID, ForeignKey("operations.id", ondelete="CASCADE"), primary_key=True),
+    Column("seq", Integer, primary_key=True),
+    Column("name", String(32), nullable=False),
+    Column("after", JSON, nullable=False),
+    Column("state", _enum(StepState), nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("due_at", Double, nullable=False),
+    Column("result", JSON),
+    Column("problem", JSON),
+    Column("started_at", Double),
+    Column("finished_at", Double),
+)

@@ -1,0 +1,353 @@
+"""Runs operations: ready steps side by side, each result committed before anything builds on it.
+
+The database is the only memory. A step is `running` from a commit before it starts to a commit after
+it ends; whoever finds one `running` without a live owner runs it again, which is safe because steps
+are idempotent. Nothing here knows what a step does.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any
+
+from sqlalchemy import Connection
+
+from bmi.domain.nouns import Json
+from bmi.domain.operations import LIVE, Operation, OperationState, Step, StepState, next_due, ready
+from bmi.domain.plans import PLANS
+from bmi.errors import BmiError, CancelledError, InternalError, from_problem
+from bmi.store import operations as journal
+from bmi.store.database import Database
+from bmi.workflow.tools import Tools
+
+log = logging.getLogger(__name__)
+
+_IDLE_POLL_S = 0.1
+_UNDO_ATTEMPTS = 3
+
+
+@dataclass(frozen=True)
+class Wait:
+    """What a step returns that has nothing to do but wait: look again at `until`, or when woken."""
+
+    until: float
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a step is given: its operation, the results of earlier steps, when it was first tried."""
+
+    operation: Operation
+    results: Mapping[str, Json]
+    started_at: float
+    tools: Tools
+
+
+@dataclass(frozen=True)
+class StepType:
+    """How a step is done and undone. `undo` None means that there is nothing to take back, and `why`
+    says why. A retryable error is tried `attempts` times, `backoff_s` apart and doubling.
+    """
+
+    name: str
+    do: Callable[[Context], Json | Wait | None]
+    undo: Callable[[Context], object] | None = None
+    why: str = ""
+    attempts: int = 4
+    backoff_s: float = 0.5
+
+    def __post_init__(self) -> None:
+        if (self.undo is None) != bool(self.why):
+            raise InternalError(f"Step {self.name} needs an undo, or a reason for having none.")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What an ended operation does to the rows of its subject, in the very transaction that ends it."""
+
+    succeeded: Callable[[Connection, Operation, Mapping[str, Json], float], None]
+    failed: Callable[[Connection, Operation, BmiError, float], None]
+
+
+Hook = Callable[[str, str], None]
+
+
+class Engine:
+    """One worker process: claims operations, runs their steps in threads, keeps its leases alive.
+
+    `hook(step, moment)` is called at "before", "done" (acted, not yet written down) and "after" of
+    each step (the same with "undo-" in front); tests kill the process there.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        steps: Mapping[str, StepType],
+        outcomes: Mapping[str, Outcome],
+        tools: Tools,
+        *,
+        owner: str,
+        threads: int = 16,
+        lease_s: float = 15,
+        hook: Hook = lambda _step, _moment: None,
+    ) -> None:
+        self._db = database
+        self._types = steps
+        self._outcomes = outcomes
+        self._tools = tools
+        self._owner = owner
+        self._lease_s = lease_s
+        self._hook = hook
+        self._threads = threads
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="step")
+        self._lock = threading.RLock()
+        self._in_flight: dict[str, set[str]] = {}
+        self._stop = threading.Event()
+        self._kicked = threading.Event()
+
+    # ---- the loop -------------------------------------------------------------------------------
+
+    def kick(self) -> None:
+        """Looks for due operations now instead of at the next poll."""
+        self._kicked.set()
+
+    def stop(self) -> None:
+        """Ends `run` after the steps in flight; what is left goes on at the next start."""
+        self._stop.set()
+        self._kicked.set()
+
+    def run(self) -> None:
+        """Works until `stop`."""
+        heartbeat = threading.Thread(target=self._keep_leases, name="leases", daemon=True)
+        heartbeat.start()
+        while not self._stop.is_set():
+            self._kicked.clear()
+            try:
+                self.claim_and_advance()
+            except Exception:  # a worker must outlive a database that is away for a moment
+                log.exception("The worker could not look for operations")
+                self._stop.wait(1)
+            self._kicked.wait(_IDLE_POLL_S)
+        self._pool.shutdown(wait=True)
+        with self._db.write() as tx:
+            journal.release_leases(tx, owner=self._owner)
+
+    def run_until_idle(self, timeout_s: float = 60) -> None:
+        """Works until no operation is live (for tests and one-shot tools)."""
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            self.claim_and_advance()
+            with self._lock, self._db.read() as tx:
+                live = journal.operations.find(tx, journal.operations.table.c.state.in_(LIVE))
+                if not self._in_flight and live is None:
+                    return
+            time.sleep(0.005)
+        raise InternalError(f"Operations were still live after {timeout_s:g} s.")
+
+    def claim_and_advance(self) -> None:
+        """Takes what is due, as far as there is room, and starts its steps."""
+        with self._lock:
+            room = self._threads - len(self._in_flight)
+        if room <= 0:
+            return
+        now = self._db.now()
+        with self._db.write() as tx:
+            claimed = journal.claim(tx, owner=self._owner, now=now, lease_s=self._lease_s, limit=room)
+        for operation_id in claimed:
+            self._advance(operation_id)
+
+    def _keep_leases(self) -> None:
+        while not self._stop.wait(self._lease_s / 3):
+            try:
+                with self._db.write() as tx:
+                    journal.extend_leases(tx, owner=self._owner, until=self._db.now() + self._lease_s)
+            except Exception:  # the next beat may succeed; the fence protects us if none does
+                log.exception("The worker could not extend its leases")
+
+    # ---- one operation --------------------------------------------------------------------------
+
+    def _advance(self, operation_id: str) -> None:
+        """Starts every step of the operation that can start; ends or parks it when none can."""
+        with self._lock:
+            if self._stop.is_set():
+                return
+            flying = self._in_flight.setdefault(operation_id, set())
+            try:
+                with self._db.write() as tx:
+                    starting = self._decide(tx, operation_id, flying)
+            except journal.LostLeaseError:
+                starting = []
+            flying.update(step.name for _, step, _ in starting)
+            if not flying:
+                self._in_flight.pop(operation_id, None)
+        for context, step, undoing in starting:
+            self._pool.submit(self._undo if undoing else self._do, context, step)
+
+    def _decide(
+        self, tx: Connection, operation_id: str, flying: set[str]
+    ) -> list[tuple[Context, Step, bool]]:
+        operation = journal.load_owned(tx, operation_id, self._owner)
+        steps = journal.steps_of(tx, operation_id)
+        now = self._db.now()
+        failed = next((step for step in steps if step.state is StepState.FAILED), None)
+        if operation.state is OperationState.UNDOING:
+            return self._decide_undo(tx, operation, steps, flying)
+        if failed or operation.cancel_requested:
+            if flying:
+                return []
+            problem = failed.problem if failed else CancelledError("The operation was cancelled.").problem()
+            if not PLANS[operation.kind].undoable:
+                self._end(tx, operation, OperationState.FAILED, problem)
+                return []
+            journal.change(tx, operation_id, self._owner, state=OperationState.UNDOING, problem=problem)
+            journal.reset_steps(tx, operation_id)
+            operation = replace(operation, problem=problem)
+            steps = journal.steps_of(tx, operation_id)
+            return self._decide_undo(tx, operation, steps, flying)
+        starting = [step for step in ready(steps, now) if step.name not in flying]
+        if not starting and not flying:
+            due = next_due(steps)
+            if due is None:
+                self._end(tx, operation, OperationState.SUCCEEDED, None)
+            else:
+                journal.park(tx, operation_id, self._owner, due)
+            return []
+        if operation.state is OperationState.QUEUED:
+            journal.change(tx, operation_id, self._owner, state=OperationState.RUNNING, started_at=now)
+        results = {step.name: step.result or {} for step in steps if step.state is StepState.DONE}
+        begun = []
+        for step in starting:
+            started_at = step.started_at or now
+            journal.change_step(tx, operation_id, step.seq, state=StepState.RUNNING, started_at=started_at)
+            begun.append((Context(operation, results, started_at, self._tools), step, False))
+        return begun
+
+    def _decide_undo(
+        self, tx: Connection, operation: Operation, steps: list[Step], flying: set[str]
+    ) -> list[tuple[Context, Step, bool]]:
+        """The last step that has left something behind is undone next; one at a time."""
+        if flying:
+            return []
+        touched = [s for s in steps if s.state is not StepState.UNDONE and s.started_at is not None]
+        if not touched:
+            cancelled = isinstance(from_problem(operation.problem or {}), CancelledError)
+            self._end(
+                tx,
+                operation,
+                OperationState.CANCELLED if cancelled else OperationState.FAILED,
+                operation.problem,
+            )
+            return []
+        step = touched[-1]
+        now = self._db.now()
+        if step.due_at > now:
+            journal.park(tx, operation.id, self._owner, step.due_at)
+            return []
+        results = {s.name: s.result or {} for s in steps}
+        return [(Context(operation, results, step.started_at or now, self._tools), step, True)]
+
+    def _end(self, tx: Connection, operation: Operation, state: OperationState, problem: Json | None) -> None:
+        now = self._db.now()
+        journal.change(
+            tx,
+            operation.id,
+            self._owner,
+            state=state,
+            problem=problem,
+            finished_at=now,
+            owner=None,
+            lease_until=None,
+        )
+        outcome = self._outcomes[operation.kind]
+        if state is OperationState.SUCCEEDED:
+            results = {step.name: step.result or {} for step in journal.steps_of(tx, operation.id)}
+            outcome.succeeded(tx, operation, results, now)
+        else:
+            outcome.failed(tx, operation, from_problem(problem or {}), now)
+        log.info("%s of %s %s: %s", operation.kind, operation.subject_kind, operation.subject_name, state)
+
+    # ---- one step -------------------------------------------------------------------------------
+
+    def _do(self, context: Context, step: Step) -> None:
+        kind = self._types[step.name]
+        changes: dict[str, Any]
+        try:
+            self._hook(step.name, "before")
+            result = kind.do(context)
+            self._hook(step.name, "done")
+            if isinstance(result, Wait):
+                changes = {"state": StepState.WAITING, "due_at": result.until}
+            else:
+                changes = {"state": StepState.DONE, "result": result or {}, "problem": None}
+        except Exception as error:  # noqa: BLE001  # whatever it was, it is the step's problem document
+            changes = self._after_error(context, step, kind, _as_bmi_error(error, step.name))
+        self._checkpoint(context, step, changes, "after")
+
+    def _undo(self, context: Context, step: Step) -> None:
+        kind = self._types[step.name]
+        changes: dict[str, Any] = {"state": StepState.UNDONE}
+        try:
+            self._hook(step.name, "undo-before")
+            if kind.undo:
+                kind.undo(context)
+            self._hook(step.name, "undo-done")
+        except Exception as error:  # noqa: BLE001  # the sweep and a later release clean up what stays
+            problem = _as_bmi_error(error, step.name)
+            attempts = step.attempts + 1
+            log.warning("Undoing %s of %s: %s", step.name, context.operation.subject_name, problem)
+            if attempts < _UNDO_ATTEMPTS and problem.retryable:
+                changes = {"attempts": attempts, "due_at": self._db.now() + kind.backoff_s}
+        self._checkpoint(context, step, changes, "undo-after")
+
+    def _after_error(self, context: Context, step: Step, kind: StepType, error: BmiError) -> dict[str, Any]:
+        attempts = step.attempts + 1
+        again = error.retryable and attempts < kind.attempts and not context.operation.cancel_requested
+        log.log(
+            logging.INFO if again else logging.WARNING,
+            "%s of %s failed (attempt %d of %d): %s",
+            step.name,
+            context.operation.subject_name,
+            attempts,
+            kind.attempts,
+            error,
+        )
+        changes = {"attempts": attempts, "problem": error.problem() | {"step": step.name}}
+        if again:
+            due = self._db.now() + kind.backoff_s * 2 ** (attempts - 1)
+            return changes | {"state": StepState.PENDING, "due_at": due}
+        return changes | {"state": StepState.FAILED}
+
+    def _checkpoint(self, context: Context, step: Step, changes: dict[str, Any], moment: str) -> None:
+        operation_id = context.operation.id
+        try:
+            with self._db.write() as tx:
+                operation = journal.load_owned(tx, operation_id, self._owner)
+                if changes.get("state") is StepState.DONE:
+                    changes["finished_at"] = self._db.now()
+                if (
+                    changes.get("state") is StepState.WAITING
+                    and operation.wake_at > context.operation.wake_at
+                ):
+                    changes["due_at"] = self._db.now()  # woken while it was deciding to wait
+                journal.change_step(tx, operation_id, step.seq, **changes)
+            self._hook(step.name, moment)
+        except journal.LostLeaseError:
+            log.warning("Operation %s was taken over by another worker", operation_id)
+        except Exception:  # the lease runs out, and whoever takes over runs the step again
+            log.exception("The result of %s could not be written down", step.name)
+        finally:
+            with self._lock:
+                self._in_flight.get(operation_id, set()).discard(step.name)
+        self._advance(operation_id)
+
+
+def _as_bmi_error(error: Exception, step: str) -> BmiError:
+    if isinstance(error, BmiError):
+        return error
+    log.error("Step %s met a defect", step, exc_info=error)
+    return InternalError(
+        f"Step {step} met a defect: {type(error).__name__}: {error}", remedy="See the log of the worker."
+    )

@@ -1,0 +1,132 @@
+"""What is done to images and snapshots."""
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict
+
+from sqlalchemy import Connection
+
+from bmi.domain.nouns import Json, ObjectState
+from bmi.domain.operations import Operation
+from bmi.drivers.storage import Ref
+from bmi.errors import BmiError, InsufficientSpaceError, InvalidImageError
+from bmi.image.bootable import build_boot as build_boot_artefacts
+from bmi.image.convert import convert, probe
+from bmi.store import records
+from bmi.workflow.engine import Context, Outcome, StepType
+
+_GIB = 1 << 30
+
+
+def convert_image(ctx: Context) -> Json:
+    """The uploaded file becomes a raw sparse disk inside the store; it is not an image yet."""
+    tools, image_id = ctx.tools, ctx.operation.subject_id
+    upload = tools.upload_path(image_id)
+    found = probe(upload)
+    if found.virtual_size_bytes > tools.max_image_bytes:
+        raise InvalidImageError(
+            f"The image declares a disk of {found.virtual_size_bytes / _GIB:.0f} GiB; "
+            f"at most {tools.max_image_bytes / _GIB:.0f} GiB are accepted.",
+            remedy="Shrink it, or raise image.max_size_gib.",
+        )
+    # A sparse image needs no more room than its file holds, compressed ones aside; a full disk during
+    # the conversion is caught as well.
+    needed, free = upload.stat().st_size, tools.storage.space().free_bytes
+    if found.format == "raw":
+        needed = upload.stat().st_blocks * 512
+    if needed > free:
+        raise InsufficientSpaceError(
+            f"The image needs about {needed / _GIB:.1f} GiB; the store has {free / _GIB:.1f} GiB free.",
+            remedy="Delete images, snapshots or volumes, or enlarge the store.",
+        )
+    done = convert(upload, tools.storage.staging_path(image_id), timeout_s=tools.convert_timeout_s)
+    return {"format": found.format, "size_bytes": done.size_bytes}
+
+
+def undo_convert(ctx: Context) -> None:
+    ctx.tools.storage.discard_staging(ctx.operation.subject_id)
+    ctx.tools.upload_path(ctx.operation.subject_id).unlink(missing_ok=True)
+
+
+def build_boot(ctx: Context) -> Json:
+    tools, image_id = ctx.tools, ctx.operation.subject_id
+    work_dir = tools.data_dir / "work"
+    work_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    boot_dir = tools.boot_dir(image_id)
+    boot_dir.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return asdict(build_boot_artefacts(tools.storage.staging_path(image_id), boot_dir, work_dir=work_dir))
+
+
+def delete_boot(ctx: Context) -> Json:
+    shutil.rmtree(ctx.tools.boot_dir(ctx.operation.subject_id), ignore_errors=True)
+    return {}
+
+
+def commit_image(ctx: Context) -> Json:
+    size_bytes = ctx.tools.storage.commit_image(ctx.operation.subject_id)
+    ctx.tools.upload_path(ctx.operation.subject_id).unlink(missing_ok=True)
+    return {"size_bytes": size_bytes}
+
+
+def delete_image(ctx: Context) -> Json:
+    ctx.tools.storage.delete(Ref("image", ctx.operation.subject_id))
+    return {}
+
+
+def snapshot_volume(ctx: Context) -> Json:
+    with ctx.tools.database.read() as tx:
+        snapshot = records.snapshots.get(tx, ctx.operation.args["snapshot_id"])
+    return {"size_bytes": ctx.tools.storage.snapshot(snapshot.volume_id, snapshot.id)}
+
+
+def undo_snapshot(ctx: Context) -> None:
+    ctx.tools.storage.delete(Ref("snapshot", ctx.operation.args["snapshot_id"]))
+
+
+def delete_snapshot(ctx: Context) -> Json:
+    ctx.tools.storage.delete(Ref("snapshot", ctx.operation.subject_id))
+    return {}
+
+
+STEPS = (
+    StepType("convert_image", convert_image, undo_convert),
+    StepType("build_boot", build_boot, delete_boot),
+    StepType("commit_image", commit_image, delete_image),
+    StepType("delete_image", delete_image, why="what is deleted is gone"),
+    StepType("delete_boot", delete_boot, why="what is deleted is gone"),
+    StepType("snapshot_volume", snapshot_volume, undo_snapshot),
+    StepType("delete_snapshot", delete_snapshot, why="what is deleted is gone"),
+)
+
+
+def _imported(tx: Connection, operation: Operation, results: Mapping[str, Json], _now: float) -> None:
+    values = {
+        "state": ObjectState.READY,
+        "format": results["convert_image"]["format"],
+        "size_bytes": results["commit_image"]["size_bytes"],
+        "boot": results["build_boot"],
+    }
+    records.images.update(tx, id=operation.subject_id, values=values)
+
+
+def _not_imported(tx: Connection, operation: Operation, _error: BmiError, _now: float) -> None:
+    records.images.delete(tx, id=operation.subject_id)
+
+
+def _image_gone(tx: Connection, operation: Operation, _results: Mapping[str, Json], _now: float) -> None:
+    records.images.delete(tx, id=operation.subject_id)
+
+
+def _snapshot_gone(tx: Connection, operation: Operation, _results: Mapping[str, Json], _now: float) -> None:
+    records.snapshots.delete(tx, id=operation.subject_id)
+
+
+def _stays(_tx: Connection, _operation: Operation, _error: BmiError, _now: float) -> None:
+    """What could not be deleted stays in `deleting`; a retry goes on."""
+
+
+OUTCOMES = {
+    "import-image": Outcome(_imported, _not_imported),
+    "delete-image": Outcome(_image_gone, _stays),
+    "delete-snapshot": Outcome(_snapshot_gone, _stays),
+}

@@ -1,0 +1,73 @@
+"""What is done to networks: BMI's foot in them, and the portal that serves them."""
+
+from collections.abc import Mapping
+
+from sqlalchemy import Connection
+
+from bmi.domain.nouns import Json, Network, ObjectState
+from bmi.domain.operations import Operation
+from bmi.drivers.uplink import Foot
+from bmi.errors import BmiError
+from bmi.store import records
+from bmi.workflow.engine import Context, Outcome, StepType
+from bmi.workflow.targets import exported_targets, portal_of
+
+
+def _network(ctx: Context) -> Network:
+    with ctx.tools.database.read() as tx:
+        return records.networks.get(tx, ctx.operation.subject_id)
+
+
+def foot_of(network: Network) -> Foot:
+    """What the uplink driver is asked for."""
+    return Foot(netns=network.netns, vlan=network.vlan, address=network.address)
+
+
+def attach_uplink(ctx: Context) -> Json:
+    network = _network(ctx)
+    ctx.tools.uplink.ensure(foot_of(network))
+    return {"netns": network.netns, "address": network.address}
+
+
+def detach_uplink(ctx: Context) -> Json:
+    ctx.tools.uplink.remove(_network(ctx).netns)
+    return {}
+
+
+def open_portal(ctx: Context) -> Json:
+    network = _network(ctx)
+    ctx.tools.export.ensure_portal(portal_of(ctx.tools, network), exported_targets(ctx.tools, network))
+    return {"portal": f"{network.interface.ip}:{ctx.tools.portal_port}"}
+
+
+def close_portal(ctx: Context) -> Json:
+    ctx.tools.export.remove_portal(portal_of(ctx.tools, _network(ctx)))
+    return {}
+
+
+STEPS = (
+    StepType("attach_uplink", attach_uplink, detach_uplink),
+    StepType("open_portal", open_portal, close_portal),
+    StepType("close_portal", close_portal, why="what is closed stays closed"),
+    StepType("detach_uplink", detach_uplink, why="what is closed stays closed"),
+)
+
+
+def _opened(tx: Connection, operation: Operation, _results: Mapping[str, Json], _now: float) -> None:
+    records.networks.update(tx, id=operation.subject_id, values={"state": ObjectState.READY})
+
+
+def _gone(tx: Connection, operation: Operation, _results: Mapping[str, Json], _now: float) -> None:
+    network = records.networks.get(tx, operation.subject_id)
+    records.networks.delete(tx, id=network.id)
+    records.projects.delete(tx, id=network.project_id)
+
+
+def _failed(tx: Connection, operation: Operation, _error: BmiError, _now: float) -> None:
+    records.networks.update(tx, id=operation.subject_id, values={"state": ObjectState.ERROR})
+
+
+OUTCOMES = {
+    "open-network": Outcome(_opened, _failed),
+    "close-network": Outcome(_gone, _failed),
+}

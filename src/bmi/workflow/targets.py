@@ -1,0 +1,36 @@
+"""From rows to what the export driver is asked for."""
+
+from collections.abc import Sequence
+
+from bmi.domain.nouns import Network, Volume, iscsi_name
+from bmi.drivers.export import Portal, Target
+from bmi.store import records
+from bmi.workflow.tools import Tools
+
+
+def portal_of(tools: Tools, network: Network) -> Portal:
+    """The portal that serves a network, and no other."""
+    return Portal(
+        name=network.id,
+        address=str(network.interface.ip),
+        port=tools.portal_port,
+        netns=network.netns or None,
+    )
+
+
+def target_of(tools: Tools, volume: Volume) -> Target:
+    """The export of a volume: only its node's initiator name with its secret gets in."""
+    return Target(
+        iqn=iscsi_name(tools.iqn_prefix, "volume", volume.id),
+        backing=tools.storage.backing(volume.id),
+        initiator=iscsi_name(tools.iqn_prefix, "node", volume.node_id),
+        chap_user=volume.id,
+        chap_secret=tools.vault.open(volume.chap_secret),
+    )
+
+
+def exported_targets(tools: Tools, network: Network) -> Sequence[Target]:
+    """Everything that should be exported on a network."""
+    with tools.database.read() as tx:
+        volumes = records.volumes.list(tx, network_id=network.id, exported=True)
+    return [target_of(tools, volume) for volume in volumes]

@@ -1,0 +1,41 @@
+"""What steps may use: the drivers, the secrets' key and the settings they need."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from bmi.domain.nouns import Json
+from bmi.drivers.bmc import Bmc
+from bmi.drivers.export import Export
+from bmi.drivers.storage import Storage
+from bmi.drivers.switch import Switch
+from bmi.drivers.uplink import Uplink
+from bmi.store.database import Database
+from bmi.store.vault import Vault
+
+
+@dataclass(frozen=True)
+class Tools:
+    """The outside world as this installation has it."""
+
+    database: Database
+    storage: Storage
+    export: Export
+    uplink: Uplink
+    bmc: Callable[[str], Bmc]
+    switch: Callable[[str, Json], Switch]
+    vault: Vault
+    data_dir: Path
+    iqn_prefix: str
+    portal_port: int
+    boot_timeout_s: float
+    max_image_bytes: int
+    convert_timeout_s: float
+
+    def upload_path(self, image_id: str) -> Path:
+        """Where the API put the file that an import reads."""
+        return self.data_dir / "uploads" / image_id
+
+    def boot_dir(self, image_id: str) -> Path:
+        """Where the kernel and the initramfs of an image are."""
+        return self.data_dir / "boot" / image_id
