@@ -10,7 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bmi.drivers import netns, process
+from bmi import process
+from bmi.drivers import netns
 from bmi.drivers.ovsdb import OvsDatabase
 from bmi.lab import switch
 from bmi.lab.lab import Lab

@@ -89,6 +89,20 @@ class NotFoundError(BmiError):
         super().__init__(f"There is no {kind} {name!r}.", remedy=remedy, kind=kind, name=name)
 
 
+class MethodNotAllowedError(BmiError):
+    """The address exists, but not for this HTTP method."""
+
+    status = 405
+    title = "Method not allowed"
+
+
+class TooLargeError(BmiError):
+    """More bytes than are accepted."""
+
+    status = 413
+    title = "Too large"
+
+
 class ConflictError(BmiError):
     """The request contradicts what is."""
 

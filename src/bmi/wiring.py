@@ -6,7 +6,7 @@ import logging
 import os
 import socket
 import threading
-from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,14 +31,14 @@ log = logging.getLogger(__name__)
 _GRACE_S = 5
 
 
-def open_core(settings: Settings, kick: Callable[[], None] = lambda: None) -> Core:
+def open_core(settings: Settings) -> Core:
     """The request side: the data directory, its key and a database that is up to date."""
     data_dir = settings.server.data_dir
     data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     (data_dir / "uploads").mkdir(mode=0o700, exist_ok=True)
     engine = connect(settings.database_url)
     migrate(engine)
-    return Core(Database(engine), Vault.at(data_dir / "secrets.key"), settings, kick)
+    return Core(Database(engine), Vault.at(data_dir / "secrets.key"), settings)
 
 
 def open_tools(core: Core) -> Tools:
@@ -110,8 +110,7 @@ def serve(settings: Settings) -> None:
     from bmi.api.app import create_app  # noqa: PLC0415  # likewise
     from bmi.netboot.server import Netboot  # noqa: PLC0415  # likewise
 
-    kicks: list[Callable[[], None]] = []
-    core = open_core(settings, kick=lambda: [kick() for kick in kicks] and None)
+    core = open_core(settings)
     tools = open_tools(core)
     log.info("Storage: %s", tools.storage.check())
     log.info("Export: %s", tools.export.check())
@@ -126,10 +125,13 @@ def serve(settings: Settings) -> None:
         threads=settings.worker.threads,
         lease_s=settings.worker.lease_s,
     )
-    kicks.append(engine.kick)
+    core = replace(core, kick=engine.kick)
     guard = Guard(tools)
     netboot = Netboot(
-        BootDesk(core), http_port=settings.boot.http_port, run_dir=settings.server.run_dir / "netboot"
+        BootDesk(core),
+        http_port=settings.boot.http_port,
+        run_dir=settings.server.run_dir / "tftp",
+        boot_dir=settings.server.data_dir / "boot",
     )
     threads = [
         threading.Thread(target=engine.run, name="worker"),

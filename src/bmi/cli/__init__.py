@@ -1,1 +1,1 @@
-"""TODO."""
+"""The `bmi` command line: noun, verb, and what it says to people and to scripts."""

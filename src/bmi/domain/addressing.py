@@ -7,24 +7,39 @@ from bmi.errors import NoFreeAddressError
 
 # In a subnet with room to spare, the first addresses are left to the site's own devices.
 _RESERVED = 9
+# … and the last quarter to machines that have nothing to boot and must be told so.
+_GUEST_SHARE = 4
+_ROOMY = 64
 
 
 def free_address(foot: IPv4Interface, used: Collection[str]) -> str:
     """The first free address for a node on the network that `foot` is in; raises NoFreeAddressError."""
     taken = {*used, str(foot.ip)}
-    hosts = list(foot.network.hosts()) if foot.network.num_addresses <= 256 else None
-    candidates: Iterable[object] = (
-        hosts[_RESERVED if len(hosts) > 2 * _RESERVED else 0 :]
-        if hosts is not None
-        else (foot.network.network_address + n for n in range(1 + _RESERVED, foot.network.num_addresses - 1))
-    )
-    for candidate in candidates:
-        if str(candidate) not in taken:
-            return str(candidate)
+    first, size = foot.network.network_address, foot.network.num_addresses
+    roomy = size >= _ROOMY
+    for offset in range(1 + _RESERVED if roomy else 1, size - size // _GUEST_SHARE if roomy else size - 1):
+        if str(first + offset) not in taken:
+            return str(first + offset)
     raise NoFreeAddressError(
         f"Network {foot.network} has no free address.",
         remedy="Release a node of this project, or give the project a larger network.",
     )
+
+
+def guest_address(foot: IPv4Interface, mac: str, used: Collection[str]) -> str | None:
+    """An address for a while for a machine that has none here, always the same for a MAC where possible;
+    None in a small network. It is never one that `free_address` gives.
+    """
+    size = foot.network.num_addresses
+    if size < _ROOMY:
+        return None
+    count = size // _GUEST_SHARE - 1  # the last address is the broadcast address
+    start = int(mac.replace(":", ""), 16)
+    for step in range(count):
+        candidate = str(foot.network.network_address + (size - count - 1 + (start + step) % count))
+        if candidate not in used:
+            return candidate
+    return None
 
 
 def free_subnet(pool: IPv4Network, prefix: int, used: Iterable[str]) -> IPv4Interface:

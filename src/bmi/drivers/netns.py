@@ -1,8 +1,10 @@
 """Named network namespaces of this machine: made, looked into and removed, each idempotent."""
 
+import json
 from pathlib import Path
+from typing import Any
 
-from bmi.drivers import process
+from bmi import process
 
 _NAMES = Path("/run/netns")
 
@@ -28,7 +30,7 @@ def ensure(name: str) -> None:
         (_NAMES / name).unlink(missing_ok=True)
         process.run(["ip", "netns", "add", name])
     process.run(["ip", "-n", name, "link", "set", "lo", "up"])
-    process.run(["sysctl", "-qw", "net.ipv4.ip_forward=0", "net.ipv6.conf.all.forwarding=0"], netns=name)
+    process.run(["sysctl", "-eqw", "net.ipv4.ip_forward=0", "net.ipv6.conf.all.forwarding=0"], netns=name)
 
 
 def remove(name: str) -> None:
@@ -48,6 +50,23 @@ def processes(name: str) -> list[int]:
     return [int(word) for word in process.run(["ip", "netns", "pids", name]).stdout.split()]
 
 
-def ip(netns: str | None, *arguments: str, ok_codes: tuple[int, ...] = (0,)) -> str:
+def ip(netns: str | None, *arguments: str) -> str:
     """Runs `ip` with `arguments` inside `netns` (None: the machine's own) and returns what it printed."""
-    return process.run(["ip", *(["-n", netns] if netns else []), *arguments], ok_codes=ok_codes).stdout
+    return process.run(["ip", *(["-n", netns] if netns else []), *arguments]).stdout
+
+
+def links(netns: str | None) -> dict[str, dict[str, Any]]:
+    """What `ip` knows of each interface, by name; empty where there is no such namespace."""
+    if netns is not None and not exists(netns):
+        return {}
+    return {link["ifname"]: link for link in json.loads(ip(netns, "-json", "link", "show"))}
+
+
+def set_address(netns: str, interface: str, address: str) -> None:
+    """Gives the interface this IPv4 address (CIDR notation) and no other, and brings it up."""
+    shown = json.loads(ip(netns, "-json", "-4", "address", "show", "dev", interface))
+    present = {f"{a['local']}/{a['prefixlen']}" for link in shown for a in link.get("addr_info", [])}
+    for stale in present - {address}:
+        ip(netns, "address", "delete", stale, "dev", interface)
+    ip(netns, "address", "replace", address, "dev", interface)
+    ip(netns, "link", "set", "dev", interface, "up")

@@ -1,14 +1,29 @@
-"""Open vSwitch's database through ovs-vsctl: typed rows, and a time limit on everything."""
+"""Open vSwitch through ovs-vsctl: its database's rows, what makes a port open or closed, a limit on waiting."""
 
 import json
 import math
 import signal
 from typing import Any
 
-from bmi.drivers import process
+from bmi import process
 from bmi.errors import DriverError, TimedOutError
 
 Row = dict[str, Any]
+
+# IEEE 802.1Q reserves VLAN 4095: no network can have it. A trunk that carries it alone drops every frame
+# a node can send or receive untagged or on a network's VLAN; `protected` keeps such ports from each other
+# even when a node forges that tag. (A port without tag is no way to close: it reaches all such ports.)
+CLOSED = ("tag=[]", "trunks=4095", "vlan_mode=trunk", "protected=true")
+
+# Ports with this external id are BMI's own feet in the networks, not cables to nodes.
+UPLINK_MARK = "bmi-uplink"
+
+
+def access_columns(vlan: int) -> tuple[str, ...]:
+    """The Port columns of an untagged member of `vlan` (1 to 4094) and of nothing else."""
+    if not 1 <= vlan <= 4094:
+        raise DriverError(f"There is no VLAN {vlan}.", retryable=False, remedy="Choose one of 1 to 4094.")
+    return (f"tag={vlan}", "trunks=[]", "vlan_mode=access", "protected=false")
 
 
 class OvsDatabase:

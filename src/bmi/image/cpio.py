@@ -4,7 +4,6 @@ The same tree gives the same bytes: names in order, no owners, no times
 (Linux: Documentation/driver-api/early-userspace/buffer-format.rst).
 """
 
-import os
 import stat
 from pathlib import Path
 from typing import BinaryIO
@@ -17,7 +16,7 @@ def write_cpio(tree: Path, out: BinaryIO) -> None:
     for number, path in enumerate(sorted(tree.rglob("*")), start=1):
         mode = path.lstat().st_mode
         if stat.S_ISLNK(mode):
-            content = os.readlink(path).encode()
+            content = str(path.readlink()).encode()
         elif stat.S_ISREG(mode):
             content = path.read_bytes()
         else:

@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from bmi.drivers.process import run
+from bmi.process import run
 from bmi.errors import DriverError, InvalidImageError
 
 _TIMEOUT_S = 60

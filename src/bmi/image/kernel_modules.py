@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from bmi.drivers.process import run
+from bmi.process import run
 from bmi.errors import InvalidImageError
 from bmi.image.disk import FileSystem
 

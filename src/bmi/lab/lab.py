@@ -11,13 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from bmi.drivers import netns, process
+from bmi import process
+from bmi.drivers import netns
 from bmi.errors import AlreadyExistsError, ConfigError, ConflictError, NotFoundError
 from bmi.lab import processes, switch
 from bmi.lab import spec as specs
 from bmi.lab.spec import BMC_USERNAME, BRIDGE, LabSpec, NodeSpec
 
 _START_TIMEOUT_S = 30
+_PROGRAMS = ("nsenter ", "ovs-", "ovsdb-", "qemu-system-", f"{sys.executable} -m bmi.lab.bmc ")
 
 
 @dataclass(frozen=True)
@@ -120,6 +122,8 @@ class Lab:
                 for pid in inside:
                     processes.end(pid)
             netns.remove(self.netns)
+        for straggler in self._stragglers():
+            processes.end(straggler, str(spec.directory))
         for foot in self._feet:
             netns.remove(foot)
         for part in (spec.switch_directory, spec.bmc_directory, spec.directory / "nodes"):
@@ -147,6 +151,8 @@ class Lab:
         spec = self.spec
         netns.ensure(self.netns)
         netns.ip(self.netns, "link", "set", "lo", "alias", str(spec.directory))
+        # Without this the namespace itself would answer nodes, past the switch, on their ports' own addresses.
+        process.run(["sysctl", "-eqw", "net.ipv6.conf.default.disable_ipv6=1"], netns=self.netns)
         switch.up(spec)
         for node in spec.nodes:
             node.directory.mkdir(parents=True, exist_ok=True)
@@ -159,6 +165,11 @@ class Lab:
 
     def _bmc_process(self) -> int | None:
         return processes.running(self.spec.bmc_directory / "pid", str(self.spec.directory))
+
+    def _stragglers(self) -> list[int]:
+        """Programs of this lab that an `up` killed in the middle may still be starting."""
+        at = self.spec.directory
+        return [pid for pid in processes.mentioning(at) if processes.command_line(pid).startswith(_PROGRAMS)]
 
     def _processes(self) -> set[int]:
         return set(netns.processes(self.netns)) | set(processes.mentioning(self.spec.directory))
@@ -196,10 +207,7 @@ def _write_password(path: Path) -> None:
 
 def _owner(namespace: str) -> str:
     """The directory of the lab that made the namespace; empty when it did not get so far as to say so."""
-    if not netns.exists(namespace):
-        return ""
-    [loopback] = json.loads(netns.ip(namespace, "-json", "link", "show", "dev", "lo"))
-    return str(loopback.get("ifalias", ""))
+    return str(netns.links(namespace).get("lo", {}).get("ifalias", ""))
 
 
 def _free_port() -> int:

@@ -5,7 +5,7 @@ import threading
 from pathlib import Path
 from typing import Literal
 
-from bmi.drivers import process
+from bmi import process
 from bmi.lab import processes, qmp
 from bmi.lab.spec import NodeSpec
 

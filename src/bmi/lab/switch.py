@@ -4,9 +4,9 @@ import json
 import socket
 from pathlib import Path
 
-from bmi.drivers import netns, process
-from bmi.drivers.ovsdb import OvsDatabase
-from bmi.drivers.switch.ovs import CLOSED, UPLINK_MARK
+from bmi import process
+from bmi.drivers import netns
+from bmi.drivers.ovsdb import CLOSED, UPLINK_MARK, OvsDatabase
 from bmi.lab.spec import BRIDGE, LabSpec
 
 _SCHEMA = "/usr/share/openvswitch/vswitch.ovsschema"
@@ -81,10 +81,9 @@ def _run(lab: LabSpec, *command: str) -> None:
 
 
 def _make_tap(namespace: str, name: str) -> None:
-    links = json.loads(netns.ip(namespace, "-json", "link", "show"))
-    if name not in {link["ifname"] for link in links}:
+    if name not in netns.links(namespace):
         netns.ip(namespace, "tuntap", "add", "dev", name, "mode", "tap")
-    netns.ip(namespace, "link", "set", name, "up")
+    netns.ip(namespace, "link", "set", "dev", name, "up")
 
 
 def _answers(path: Path) -> bool:

@@ -10,8 +10,8 @@ from pathlib import Path
 from bmi.domain.names import label
 from bmi.domain.nouns import Actor, Role, Token
 from bmi.errors import InvalidInputError, NotFoundError, UnauthenticatedError
-from bmi.service.core import Core, require_admin
-from bmi.store import records
+from bmi.service.core import Core, project_names, require_admin
+from bmi.store import records, schema
 from bmi.store.ids import new_id
 
 _SITE = Actor("bmi", Role.ADMIN, None)
@@ -59,11 +59,33 @@ def create_token(
     return NewToken(token, f"bmi_{token.id}_{secret}")
 
 
-def list_tokens(core: Core, actor: Actor) -> list[Token]:
-    """All tokens, without their secrets."""
+@dataclass(frozen=True)
+class TokenView:
+    """A token and the name of the project that it is for (None: an administrator's)."""
+
+    token: Token
+    project: str | None
+
+
+def list_tokens(core: Core, actor: Actor, *, after: str = "", limit: int = 100) -> list[TokenView]:
+    """The tokens by name, beginning behind the name `after`."""
     require_admin(actor)
     with core.database.read() as tx:
-        return records.tokens.list(tx)
+        tokens = records.tokens.list(tx, schema.tokens.c.name > after, order="name", limit=limit)
+        projects = project_names(tx, {token.project_id for token in tokens})
+    return [TokenView(token, projects.get(token.project_id)) for token in tokens]
+
+
+def check_database(core: Core) -> None:
+    """Asks the database something small; raises what the database raises."""
+    with core.database.read() as tx:
+        records.tokens.list(tx, limit=1)
+
+
+def whoami(core: Core, actor: Actor) -> str | None:
+    """The name of the actor's project; None for an administrator."""
+    with core.database.read() as tx:
+        return project_names(tx, {actor.project_id}).get(actor.project_id)
 
 
 def revoke_token(core: Core, actor: Actor, name: str) -> None:

@@ -4,15 +4,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Table, select
+from sqlalchemy.exc import IntegrityError
 
 from bmi.config import Settings
 from bmi.domain.nouns import Actor, Image, Json, Network, Node, ObjectState, Project, Snapshot
 from bmi.domain.operations import Operation, Step
 from bmi.domain.plans import Plan
-from bmi.errors import ForbiddenError, InvalidInputError, InvalidStateError, NotFoundError
+from bmi.errors import BusyError, ForbiddenError, InvalidInputError, InvalidStateError, NotFoundError
 from bmi.store import operations as journal
-from bmi.store import records
+from bmi.store import records, schema
 from bmi.store.database import Database
 from bmi.store.vault import Vault
 
@@ -73,6 +74,19 @@ def project_for(tx: Connection, actor: Actor, name: str | None) -> Project:
             f"Your token is for project {own.name!r}.", remedy=f"Leave --project {name} out."
         )
     return own
+
+
+def project_names(tx: Connection, ids: set[str | None]) -> dict[str | None, str]:
+    """The names of these projects; an id that is None or unknown has none."""
+    return names_of(tx, schema.projects, ids)
+
+
+def names_of(tx: Connection, table: Table, ids: set[str | None]) -> dict[str | None, str]:
+    """The names of the rows with these ids, with one query, or none when there is nothing to ask."""
+    wanted = [known for known in ids if known]
+    if not wanted:
+        return {}
+    return dict(tx.execute(select(table.c.id, table.c.name).where(table.c.id.in_(wanted))).tuples())
 
 
 def network_of(tx: Connection, project: Project) -> Network:
@@ -136,16 +150,22 @@ def enqueue(
     key: str | None = None,
 ) -> OperationView:
     """Writes the operation down; the caller's transaction makes it real."""
-    operation = journal.enqueue(
-        tx,
-        plan,
-        now=core.now(),
-        actor=actor,
-        subject=subject,
-        project_id=project_id,
-        args=args or {},
-        idempotency_key=key,
-    )
+    try:
+        operation = journal.enqueue(
+            tx,
+            plan,
+            now=core.now(),
+            actor=actor,
+            subject=subject,
+            project_id=project_id,
+            args=args or {},
+            idempotency_key=key,
+        )
+    except IntegrityError as error:
+        # Two requests at the same moment: the database has let the other one through.
+        raise BusyError(
+            f"The {subject[0]} {subject[2]!r} is busy: another request was first.", remedy="Try again."
+        ) from error
     return view(tx, operation)
 
 

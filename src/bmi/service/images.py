@@ -8,13 +8,21 @@ from sqlalchemy import Connection
 from bmi.domain.names import image_name
 from bmi.domain.nouns import Actor, Image, NodeState, ObjectState, Snapshot
 from bmi.domain.plans import DELETE_IMAGE, DELETE_SNAPSHOT, IMPORT_IMAGE, SNAPSHOT
-from bmi.errors import AlreadyExistsError, ForbiddenError, InUseError, InvalidStateError
+from bmi.errors import (
+    AlreadyExistsError,
+    ForbiddenError,
+    InUseError,
+    InvalidInputError,
+    InvalidStateError,
+)
 from bmi.service.core import (
     Core,
     OperationView,
     enqueue,
+    names_of,
     own_node,
     project_for,
+    project_names,
     replayed,
     visible_image,
     visible_snapshot,
@@ -46,10 +54,17 @@ def uploads_dir(core: Core) -> Path:
     return core.settings.server.data_dir / "uploads"
 
 
-def check_import(core: Core, actor: Actor, name: str, *, project: str | None, public: bool) -> None:
-    """Raises what `import_image` would, before a byte is uploaded."""
+def check_import(
+    core: Core, actor: Actor, name: str, *, project: str | None, public: bool, key: str | None = None
+) -> OperationView | None:
+    """Raises what `import_image` would, before a byte is uploaded; returns what an earlier request with
+    the same key made, which needs no bytes any more.
+    """
     with core.database.read() as tx:
-        _owner(tx, actor, name, project=project, public=public)
+        earlier = replayed(tx, actor, key, IMPORT_IMAGE.kind, name)
+        if earlier is None:
+            _owner(tx, actor, name, project=project, public=public)
+        return earlier
 
 
 def _owner(tx: Connection, actor: Actor, name: str, *, project: str | None, public: bool) -> str | None:
@@ -103,35 +118,50 @@ def new_upload_id() -> str:
     return new_id()
 
 
-def get_image(core: Core, actor: Actor, name: str) -> ImageView:
-    """One image that the actor may use."""
+def get_image(core: Core, actor: Actor, name: str, *, project: str | None = None) -> ImageView:
+    """One image that the actor may use; an administrator may say of which project."""
     with core.database.read() as tx:
-        if actor.is_admin:
-            found = records.images.find(tx, name=name, project_id=None) or records.images.find(tx, name=name)
-            image = found or visible_image(tx, None, name)
-        else:
-            image = visible_image(tx, actor.project_id, name)
-        owner = records.projects.get(tx, image.project_id).name if image.project_id else None
-        return ImageView(image, owner)
+        image = _meant_image(tx, actor, name, project)
+        return ImageView(image, project_names(tx, {image.project_id}).get(image.project_id))
 
 
-def list_images(core: Core, actor: Actor) -> list[ImageView]:
-    """The images that the actor may use, by name."""
+def _meant_image(tx: Connection, actor: Actor, name: str, project: str | None) -> Image:
+    """A member's own or public image. To an administrator who names no project, a name means the site's
+    image, or else the only one that is called so.
+    """
+    if project or not actor.is_admin:
+        return visible_image(tx, project_for(tx, actor, project).id, name)
+    found = records.images.list(tx, name=name)
+    of_the_site = [image for image in found if image.project_id is None]
+    if len(found) > 1 and not of_the_site:
+        names = project_names(tx, {image.project_id for image in found})
+        raise InvalidInputError(
+            "project",
+            f"images {name!r} exist in {', '.join(sorted(names.values()))}.",
+            remedy="Say which one is meant: --project NAME.",
+        )
+    return (of_the_site or found or [visible_image(tx, None, name)])[0]
+
+
+def list_images(core: Core, actor: Actor, *, after: str = "", limit: int = 100) -> list[ImageView]:
+    """The images that the actor may use, oldest first, beginning behind the id `after`."""
     table = schema.images
     where = [] if actor.is_admin else [(table.c.project_id == actor.project_id) | table.c.public]
     with core.database.read() as tx:
-        names = {p.id: p.name for p in records.projects.list(tx)}
-        images = records.images.list(tx, *where, order="name")
-    return [ImageView(image, names.get(image.project_id or "")) for image in images]
+        images = records.images.list(tx, table.c.id > after, *where, limit=limit)
+        names = project_names(tx, {image.project_id for image in images})
+    return [ImageView(image, names.get(image.project_id)) for image in images]
 
 
-def delete_image(core: Core, actor: Actor, name: str, *, key: str | None = None) -> OperationView:
+def delete_image(
+    core: Core, actor: Actor, name: str, *, project: str | None = None, key: str | None = None
+) -> OperationView:
     """Removes an image that nothing depends on any more."""
     with core.write() as tx:
         earlier = replayed(tx, actor, key, DELETE_IMAGE.kind, name)
         if earlier:
             return earlier
-        image = visible_image(tx, actor.project_id, name)
+        image = _meant_image(tx, actor, name, project)
         if not actor.is_admin and image.project_id != actor.project_id:
             raise ForbiddenError(f"The image {name!r} is not your project's.", remedy="Ask an administrator.")
         journal.refuse_if_busy(tx, "image", image.id, name)
@@ -196,13 +226,16 @@ def create_snapshot(
         )
 
 
-def list_snapshots(core: Core, actor: Actor) -> list[SnapshotView]:
-    """The snapshots of the actor's project, or all of them for an administrator."""
-    where = [] if actor.is_admin else [schema.snapshots.c.project_id == actor.project_id]
+def list_snapshots(core: Core, actor: Actor, *, after: str = "", limit: int = 100) -> list[SnapshotView]:
+    """The snapshots of the actor's project, or all of them for an administrator; oldest first, beginning
+    behind the id `after`.
+    """
+    table = schema.snapshots
+    where = [] if actor.is_admin else [table.c.project_id == actor.project_id]
     with core.database.read() as tx:
-        projects = {p.id: p.name for p in records.projects.list(tx)}
-        images = {i.id: i.name for i in records.images.list(tx)}
-        found = records.snapshots.list(tx, *where, order="name")
+        found = records.snapshots.list(tx, table.c.id > after, *where, limit=limit)
+        projects = project_names(tx, {snapshot.project_id for snapshot in found})
+        images = names_of(tx, schema.images, {snapshot.image_id for snapshot in found})
     return [SnapshotView(s, projects[s.project_id], images[s.image_id]) for s in found]
 
 

@@ -4,7 +4,7 @@ import secrets
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from sqlalchemy import Connection, Table, select
+from sqlalchemy import Connection, select
 
 from bmi.domain.addressing import free_address
 from bmi.domain.names import label, mac_address
@@ -28,9 +28,11 @@ from bmi.service.core import (
     Core,
     OperationView,
     enqueue,
+    names_of,
     network_of,
     own_node,
     project_for,
+    project_names,
     replayed,
     require_admin,
     visible_image,
@@ -297,9 +299,7 @@ def release_node(core: Core, actor: Actor, name: str, *, key: str | None = None)
                 f"The node {name!r} is {node.state}; nobody has it.", remedy="There is nothing to do."
             )
         records.nodes.update(tx, id=node.id, values={"state": NodeState.RELEASING})
-        return enqueue(
-            core, tx, actor, RELEASE, ("node", node.id, name), project_id=node.project_id, key=key
-        )
+        return enqueue(core, tx, actor, RELEASE, ("node", node.id, name), project_id=node.project_id, key=key)
 
 
 def power_node(core: Core, actor: Actor, name: str, action: str, *, key: str | None = None) -> OperationView:
@@ -366,10 +366,10 @@ def _views(tx: Connection, nodes: list[Node]) -> list[NodeView]:
             )
         ).tuples()
     )
-    projects = _names(tx, schema.projects, {n.project_id for n in nodes})
-    switches = _names(tx, schema.switches, {n.switch_id for n in nics.values()})
-    images = _names(tx, schema.images, {v.image_id for v in volumes.values()})
-    snapshots = _names(tx, schema.snapshots, {v.snapshot_id for v in volumes.values()})
+    projects = project_names(tx, {n.project_id for n in nodes})
+    switches = names_of(tx, schema.switches, {n.switch_id for n in nics.values()})
+    images = names_of(tx, schema.images, {v.image_id for v in volumes.values()})
+    snapshots = names_of(tx, schema.snapshots, {v.snapshot_id for v in volumes.values()})
     views = []
     for node in nodes:
         nic, volume = nics.get(node.id), volumes.get(node.id)
@@ -394,9 +394,3 @@ def _live_operations(tx: Connection, subject_ids: list[str]) -> dict[str, Operat
     table = journal.operations.table
     found = journal.operations.list(tx, table.c.state.in_(LIVE), table.c.subject_id.in_(subject_ids))
     return {operation.subject_id: operation for operation in found}
-
-
-def _names(tx: Connection, table: Table, ids: set[str | None]) -> dict[str | None, str]:
-    return dict(
-        tx.execute(select(table.c.id, table.c.name).where(table.c.id.in_([i for i in ids if i]))).tuples()
-    )

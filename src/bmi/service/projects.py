@@ -10,7 +10,7 @@ from bmi.domain.plans import CLOSE_NETWORK, OPEN_NETWORK
 from bmi.errors import InUseError, InvalidInputError, NotFoundError
 from bmi.service.core import Core, OperationView, enqueue, replayed, require_admin
 from bmi.store import operations as journal
-from bmi.store import records
+from bmi.store import records, schema
 from bmi.store.ids import new_id
 
 
@@ -89,7 +89,8 @@ def _refuse_overlap(foot: IPv4Interface, others: list[Network]) -> None:
             )
 
 
-def _find(core: Core, actor: Actor, name: str) -> ProjectView:
+def get_project(core: Core, actor: Actor, name: str) -> ProjectView:
+    """One project that the actor may see."""
     with core.database.read() as tx:
         project = records.projects.find(tx, name=name)
         if project is None or not (actor.is_admin or actor.project_id == project.id):
@@ -97,19 +98,15 @@ def _find(core: Core, actor: Actor, name: str) -> ProjectView:
         return ProjectView(project, records.networks.find(tx, project_id=project.id))
 
 
-def get_project(core: Core, actor: Actor, name: str) -> ProjectView:
-    """One project that the actor may see."""
-    return _find(core, actor, name)
-
-
-def list_projects(core: Core, actor: Actor) -> list[ProjectView]:
-    """All projects for an administrator, the own one for a member."""
+def list_projects(core: Core, actor: Actor, *, after: str = "", limit: int = 100) -> list[ProjectView]:
+    """All projects for an administrator, the own one for a member; by name, beginning behind `after`."""
+    table = schema.projects
+    where = [] if actor.is_admin else [table.c.id == actor.project_id]
     with core.database.read() as tx:
-        networks = {n.project_id: n for n in records.networks.list(tx)}
-        projects = records.projects.list(tx, order="name")
-    return [
-        ProjectView(p, networks.get(p.id)) for p in projects if actor.is_admin or p.id == actor.project_id
-    ]
+        projects = records.projects.list(tx, table.c.name > after, *where, order="name", limit=limit)
+        of_these = schema.networks.c.project_id.in_([project.id for project in projects])
+        networks = {network.project_id: network for network in records.networks.list(tx, of_these)}
+    return [ProjectView(project, networks.get(project.id)) for project in projects]
 
 
 def delete_project(core: Core, actor: Actor, name: str, *, key: str | None = None) -> OperationView:

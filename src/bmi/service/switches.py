@@ -4,7 +4,7 @@ from bmi.domain.names import label
 from bmi.domain.nouns import Actor, Json, Switch
 from bmi.errors import InUseError, NotFoundError
 from bmi.service.core import Core, require_admin
-from bmi.store import records
+from bmi.store import records, schema
 from bmi.store.ids import new_id
 
 
@@ -17,11 +17,11 @@ def register_switch(core: Core, actor: Actor, name: str, *, driver: str, options
         return records.switches.insert(tx, Switch(new_id(), name, driver, options, core.now()))
 
 
-def list_switches(core: Core, actor: Actor) -> list[Switch]:
-    """All switches."""
+def list_switches(core: Core, actor: Actor, *, after: str = "", limit: int = 100) -> list[Switch]:
+    """The switches by name, beginning behind the name `after`."""
     require_admin(actor)
     with core.database.read() as tx:
-        return records.switches.list(tx, order="name")
+        return records.switches.list(tx, schema.switches.c.name > after, order="name", limit=limit)
 
 
 def remove_switch(core: Core, actor: Actor, name: str) -> None:

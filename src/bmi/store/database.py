@@ -1,8 +1,9 @@
 """Connections and transactions, the same on SQLite and PostgreSQL."""
 
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,9 @@ class Database:
     def __init__(self, engine: Engine, clock: Clock = time.time) -> None:
         self.engine = engine
         self.now = clock
+        # SQLite admits one writer and lets the others sleep and try again; in one process we queue better.
+        sqlite = engine.dialect.name == "sqlite"
+        self._turn: AbstractContextManager[object] = threading.Lock() if sqlite else nullcontext()
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
@@ -81,6 +85,7 @@ class Database:
         On SQLite it takes the write lock at once, so that it can never fail half-way for want of it.
         """
         with (
+            self._turn,
             self.engine.connect().execution_options(bmi_begin="BEGIN IMMEDIATE") as connection,
             connection.begin(),
         ):

@@ -7,7 +7,7 @@ worker that was thought dead and wakes up again changes nothing (a fence).
 from collections.abc import Iterable
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, and_, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Row, and_, bindparam, insert, or_, select, update
 
 from bmi.domain.nouns import Actor, Event, Json
 from bmi.domain.operations import LIVE, Operation, OperationState, Step, StepState
@@ -20,6 +20,9 @@ from bmi.store.records import Gateway
 _OPS = schema.operations
 _STEPS = schema.steps
 
+# Written out in the statement: a database uses a partial index only where it sees the index's condition.
+_IS_LIVE = _OPS.c.state.in_(bindparam("live", LIVE, expanding=True, literal_execute=True))
+
 operations = Gateway(_OPS, Operation, "operation")
 
 
@@ -29,7 +32,7 @@ class LostLeaseError(BmiError):
 
 def live_on(tx: Connection, subject_id: str) -> Operation | None:
     """The live operation on a subject, if there is one."""
-    return operations.find(tx, _OPS.c.state.in_(LIVE), subject_id=subject_id)
+    return operations.find(tx, _IS_LIVE, subject_id=subject_id)
 
 
 def refuse_if_busy(tx: Connection, kind: str, subject_id: str, name: str) -> None:
@@ -123,55 +126,49 @@ def _step(row: Row[Any]) -> Step:
 
 
 def claim(tx: Connection, *, owner: str, now: float, lease_s: float, limit: int) -> list[str]:
-    """Takes up to `limit` operations that are due and belong to nobody alive; returns their ids."""
-    due = (
-        select(_OPS.c.id)
-        .where(
-            _OPS.c.state.in_(LIVE),
-            _OPS.c.wake_at <= now,
-            or_(_OPS.c.lease_until.is_(None), _OPS.c.lease_until < now),
+    """Takes operations that are due and returns their ids: up to `limit` that belong to nobody alive,
+    and all of the owner's own. A claimed one is due again before its lease ends, or when it is woken.
+    """
+    due = select(_OPS.c.id).where(_IS_LIVE, _OPS.c.wake_at <= now).order_by(_OPS.c.wake_at)
+    own = due.where(_OPS.c.owner == owner)
+    free = due.where(or_(_OPS.c.owner.is_(None), and_(_OPS.c.owner != owner, _OPS.c.lease_until < now)))
+    # Locks are skipped, not waited for: whoever waits while holding some could make a circle.
+    found = [
+        *tx.scalars(own.with_for_update(skip_locked=True)),
+        *tx.scalars(free.limit(limit).with_for_update(skip_locked=True)),
+    ]
+    if found:
+        until = now + lease_s
+        tx.execute(
+            update(_OPS).where(_OPS.c.id.in_(found)).values(owner=owner, lease_until=until, wake_at=until)
         )
-        .order_by(_OPS.c.id)
-        .limit(limit)
-        .with_for_update(skip_locked=True)
-    )
-    taken = tx.execute(
-        update(_OPS)
-        .where(_OPS.c.id.in_(due))
-        .values(owner=owner, lease_until=now + lease_s)
-        .returning(_OPS.c.id)
-    )
-    return sorted(taken.scalars())
+    return found
 
 
 def extend_leases(tx: Connection, *, owner: str, until: float) -> None:
     """One heartbeat for everything a worker owns."""
-    tx.execute(
-        update(_OPS).where(_OPS.c.owner == owner, _OPS.c.lease_until.is_not(None)).values(lease_until=until)
-    )
+    tx.execute(update(_OPS).where(_IS_LIVE, _OPS.c.owner == owner).values(lease_until=until))
 
 
-def release_leases(tx: Connection, *, owner: str) -> None:
+def release_leases(tx: Connection, *, owner: str, now: float) -> None:
     """Gives back everything a worker owns, so that another can go on at once."""
     tx.execute(
-        update(_OPS).where(_OPS.c.owner == owner, _OPS.c.state.in_(LIVE)).values(owner=None, lease_until=None)
+        update(_OPS).where(_IS_LIVE, _OPS.c.owner == owner).values(owner=None, lease_until=None, wake_at=now)
     )
 
 
 def reset_steps(tx: Connection, operation_id: str, *, state: StepState | None = None) -> None:
-    """Forgets how often unfinished steps were tried; with `state`, puts all but the done ones there."""
+    """Forgets how often the steps were tried; with `state`, puts all but the done ones there, as new."""
+    of_these = [_STEPS.c.operation_id == operation_id]
     values: dict[str, Any] = {"attempts": 0, "due_at": 0.0}
     if state is not None:
-        values |= {"state": state, "started_at": None, "problem": None}
-    tx.execute(
-        update(_STEPS)
-        .where(_STEPS.c.operation_id == operation_id, _STEPS.c.state != StepState.DONE)
-        .values(values)
-    )
+        of_these.append(_STEPS.c.state != StepState.DONE)
+        values |= {"state": state, "result": None, "problem": None, "started_at": None, "finished_at": None}
+    tx.execute(update(_STEPS).where(*of_these).values(values))
 
 
 def _mine(operation_id: str, owner: str) -> ColumnElement[bool]:
-    return and_(_OPS.c.id == operation_id, _OPS.c.owner == owner, _OPS.c.state.in_(LIVE))
+    return and_(_OPS.c.id == operation_id, _OPS.c.owner == owner, _IS_LIVE)
 
 
 def load_owned(tx: Connection, operation_id: str, owner: str) -> Operation:
@@ -193,6 +190,13 @@ def park(tx: Connection, operation_id: str, me: str, wake_at: float) -> None:
     change(tx, operation_id, me, wake_at=wake_at, owner=None, lease_until=None)
 
 
+def get_step(tx: Connection, operation_id: str, seq: int) -> Step:
+    """One step as it is now."""
+    return _step(
+        tx.execute(select(_STEPS).where(_STEPS.c.operation_id == operation_id, _STEPS.c.seq == seq)).one()
+    )
+
+
 def change_step(tx: Connection, operation_id: str, seq: int, **values: Any) -> None:
     """Changes one step; the caller has made sure that it owns the operation."""
     tx.execute(
@@ -208,13 +212,13 @@ def wake(tx: Connection, subject_id: str, now: float) -> None:
 
 
 def wake_operation(tx: Connection, operation_id: str, now: float) -> None:
-    """Makes a live operation be looked at now, waiting steps included."""
-    tx.execute(
-        update(_STEPS)
-        .where(_STEPS.c.operation_id == operation_id, _STEPS.c.state == StepState.WAITING)
-        .values(due_at=now)
-    )
-    tx.execute(update(_OPS).where(_OPS.c.id == operation_id).values(wake_at=now))
+    """Makes a live operation be looked at now, waiting steps included. A running step that decides to
+    wait finds its `due_at` changed, and so does not miss what happened meanwhile.
+    """
+    # The operation first, as everybody does: rows locked in one order make no circle.
+    tx.execute(update(_OPS).where(_OPS.c.id == operation_id, _IS_LIVE).values(wake_at=now))
+    unfinished = _STEPS.c.state.in_([StepState.RUNNING, StepState.WAITING])
+    tx.execute(update(_STEPS).where(_STEPS.c.operation_id == operation_id, unfinished).values(due_at=now))
 
 
 def add_event(

@@ -8,7 +8,7 @@ from sqlalchemy import ColumnElement, Connection, Row, Table, and_, delete, inse
 from sqlalchemy.exc import IntegrityError
 
 from bmi.domain import nouns
-from bmi.errors import AlreadyExistsError, InUseError, NotFoundError
+from bmi.errors import AlreadyExistsError, BusyError, ConflictError, InUseError, NotFoundError
 from bmi.store import schema
 
 Record = TypeVar("Record")
@@ -24,21 +24,51 @@ _TAKEN = {
     ("switches_name", "switches.name"): "A switch of this name exists.",
     ("nodes_name", "nodes.name"): "A node of this name exists.",
     ("nics_mac", "nics.mac"): "mac: another node has this address.",
+    ("nics_node_name", "nics.node_id, nics.name"): "The node has a NIC of this name.",
     ("nics_switch_port", "nics.switch_id, nics.port"): "port: another node is cabled to this switch port.",
-    ("images_name", "images.project_id, images.name", "images.name"): "An image of this name exists.",
+    ("images_name", "images_name_site", "images.project_id, images.name", "images.name"): (
+        "An image of this name exists."
+    ),
     ("snapshots_name", "snapshots.project_id, snapshots.name"): "A snapshot of this name exists.",
     ("volumes_node", "volumes.node_id"): "The node has a volume already.",
+    ("boot_sessions_live", "boot_sessions.node_id"): "The node has a live boot already.",
+}
+_BUSY = {
+    ("operations_live_subject", "operations.subject_kind, operations.subject_id"): (
+        "Another operation on this object has just begun."
+    ),
+    ("operations_idempotency", "operations.actor, operations.idempotency_key"): (
+        "Another request with this Idempotency-Key has just been made."
+    ),
 }
 
 
+# SQLSTATE 23503, PostgreSQL's manual, appendix A.
+_FOREIGN_KEY_VIOLATION = "23503"
+
+
+def _broken_rule(error: IntegrityError) -> str:
+    """The broken rule: an index's name on PostgreSQL, its columns on SQLite, never a person's values."""
+    diagnostics = getattr(error.orig, "diag", None)
+    if diagnostics is None:
+        return str(error.orig).removeprefix("UNIQUE constraint failed: ")
+    return str(diagnostics.constraint_name)
+
+
 def _translated(error: IntegrityError) -> Exception:
-    message = str(error.orig)
+    rule = _broken_rule(error)
     for marks, sentence in _TAKEN.items():
-        if any(mark in message for mark in marks):
+        if rule in marks:
             return AlreadyExistsError(sentence, remedy="Choose another, or remove the one that exists.")
-    if "foreign key" in message.lower():
-        return InUseError("Something still refers to this object.", remedy="Remove what depends on it first.")
+    for marks, sentence in _BUSY.items():
+        if rule in marks:
+            return BusyError(sentence, remedy="Try again in a moment.")
     return error
+
+
+def _is_about_references(error: IntegrityError) -> bool:
+    state = getattr(error.orig, "sqlstate", None)
+    return state == _FOREIGN_KEY_VIOLATION or "FOREIGN KEY" in str(error.orig)
 
 
 class Gateway(Generic[Record]):
@@ -91,11 +121,17 @@ class Gateway(Generic[Record]):
         return [self._make(row) for row in tx.execute(query)]
 
     def insert(self, tx: Connection, record: Record, **extra: Any) -> Record:
-        """Adds the record; raises AlreadyExistsError when a name or address is taken."""
+        """Adds the record; raises AlreadyExistsError when a name or address is taken, BusyError when a
+        live operation holds the subject, ConflictError when what it refers to is gone.
+        """
         values = {f.name: getattr(record, f.name) for f in fields(record)} | extra  # type: ignore[arg-type]
         try:
             tx.execute(insert(self.table).values(values))
         except IntegrityError as error:
+            if _is_about_references(error):
+                raise ConflictError(
+                    f"Something that the {self.kind} needs has just been removed.", remedy="Look again."
+                ) from error
             raise _translated(error) from error
         return record
 
@@ -110,7 +146,9 @@ class Gateway(Generic[Record]):
         try:
             return tx.execute(delete(self.table).where(self._where(where, equal))).rowcount
         except IntegrityError as error:
-            raise _translated(error) from error
+            raise InUseError(
+                f"Something still refers to the {self.kind}.", remedy="Remove what depends on it first."
+            ) from error
 
 
 projects = Gateway(schema.projects, nouns.Project, "project")

@@ -27,6 +27,8 @@ metadata = MetaData(naming_convention={"ck": "ck_%(table_name)s_%(constraint_nam
 
 _ID = String(32)
 _NAME = String(100)
+# None is NULL, as in every other column, and not the JSON value null.
+_JSON = JSON(none_as_null=True)
 
 
 def _enum(kind: type[StrEnum]) -> Enum:
@@ -104,7 +106,7 @@ nodes = Table(
     Column("bmc_username", Text, nullable=False),
     Column("bmc_password", Text, nullable=False),
     Column("bmc_verify_tls", Boolean, nullable=False),
-    Column("problem", JSON),
+    Column("problem", _JSON),
     _created_at(),
     Index("nodes_name", "name", unique=True),
     Index("nodes_project", "project_id"),
@@ -145,7 +147,7 @@ images = Table(
     Column("format", String(16)),
     Column("size_bytes", BigInteger),
     Column("sha256", String(64)),
-    Column("boot", JSON),
+    Column("boot", _JSON),
     _created_at(),
 )
 Index("images_name", images.c.project_id, images.c.name, unique=True)
@@ -235,7 +237,7 @@ operations = Table(
     Column("project_id", _ID),
     Column("actor", _NAME, nullable=False),
     Column("args", JSON, nullable=False),
-    Column("problem", JSON),
+    Column("problem", _JSON),
     Column("cancel_requested", Boolean, nullable=False),
     Column("owner", String(64)),
     Column("lease_until", Double),
@@ -269,8 +271,8 @@ steps = Table(
     Column("state", _enum(StepState), nullable=False),
     Column("attempts", Integer, nullable=False),
     Column("due_at", Double, nullable=False),
-    Column("result", JSON),
-    Column("problem", JSON),
+    Column("result", _JSON),
+    Column("problem", _JSON),
     Column("started_at", Double),
     Column("finished_at", Double),
 )

@@ -3,6 +3,8 @@
 import hashlib
 import hmac
 import os
+import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 from cryptography.fernet import Fernet, InvalidToken
@@ -19,16 +21,15 @@ class Vault:
 
     @classmethod
     def at(cls, path: Path) -> "Vault":
-        """The vault whose key is in `path`; made (mode 0600) when there is none."""
+        """The vault whose key is in `path`; made (mode 0600) when there is none. Raises ConfigError."""
+        if not path.exists():
+            _make_key(path)
         try:
-            handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        except FileExistsError:
             return cls(path.read_bytes())
-        with os.fdopen(handle, "wb") as file:
-            file.write(Fernet.generate_key())
-            file.flush()
-            os.fsync(file.fileno())
-        return cls(path.read_bytes())
+        except ValueError as error:
+            raise ConfigError(
+                f"{path} does not hold a key.", remedy="Restore it from a backup: it opens the stored secrets."
+            ) from error
 
     def derive(self, text: str) -> str:
         """32 hexadecimal digits that nobody without the key can compute from `text`."""
@@ -47,3 +48,13 @@ class Vault:
                 "A stored secret cannot be opened with this installation's key.",
                 remedy="Restore the file `secrets.key` that belongs to this database.",
             ) from error
+
+
+def _make_key(path: Path) -> None:
+    """The file appears whole, whenever we die, and of two that make it at once one wins."""
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name) as file:  # mode 0600
+        file.write(Fernet.generate_key())
+        file.flush()
+        os.fsync(file.fileno())
+        with suppress(FileExistsError):
+            os.link(file.name, path)

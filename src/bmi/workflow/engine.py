@@ -1,24 +1,28 @@
 """Runs operations: ready steps side by side, each result committed before anything builds on it.
 
 The database is the only memory. A step is `running` from a commit before it starts to a commit after
-it ends; whoever finds one `running` without a live owner runs it again, which is safe because steps
-are idempotent. Nothing here knows what a step does.
+it ends; whoever finds one `running` that nobody runs does it again, which is safe because steps are
+idempotent. Nothing here knows what a step does.
 """
 
+import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
 from sqlalchemy import Connection
+from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from bmi.domain.nouns import Json
 from bmi.domain.operations import LIVE, Operation, OperationState, Step, StepState, next_due, ready
 from bmi.domain.plans import PLANS
-from bmi.errors import BmiError, CancelledError, InternalError, from_problem
+from bmi.errors import BmiError, CancelledError, InternalError, UnavailableError, from_problem
 from bmi.store import operations as journal
 from bmi.store.database import Database
 from bmi.workflow.tools import Tools
@@ -27,6 +31,9 @@ log = logging.getLogger(__name__)
 
 _IDLE_POLL_S = 0.1
 _UNDO_ATTEMPTS = 3
+
+# What passes by itself: the operation is looked at again later, and nothing is held against it.
+_DATABASE_AWAY = (OperationalError, InterfaceError, PoolTimeoutError)
 
 
 @dataclass(frozen=True)
@@ -74,6 +81,9 @@ class Outcome:
 
 Hook = Callable[[str, str], None]
 
+# What to run in a thread, of which operation, and for which step.
+_Job = tuple[Callable[[Context, Step], None], Context, Step]
+
 
 class Engine:
     """One worker process: claims operations, runs their steps in threads, keeps its leases alive.
@@ -120,47 +130,59 @@ class Engine:
         self._kicked.set()
 
     def run(self) -> None:
-        """Works until `stop`."""
-        heartbeat = threading.Thread(target=self._keep_leases, name="leases", daemon=True)
-        heartbeat.start()
-        while not self._stop.is_set():
-            self._kicked.clear()
-            try:
-                self.claim_and_advance()
-            except Exception:  # a worker must outlive a database that is away for a moment
-                log.exception("The worker could not look for operations")
-                self._stop.wait(1)
-            self._kicked.wait(_IDLE_POLL_S)
-        self._pool.shutdown(wait=True)
+        """Works until `stop`, then gives everything back."""
+        with self._leases_kept():
+            while not self._stop.is_set():
+                self._kicked.clear()
+                try:
+                    self.claim_and_advance()
+                except Exception:  # a worker must outlive a database that is away for a moment
+                    log.exception("The worker could not look for operations")
+                    self._stop.wait(1)
+                self._kicked.wait(_IDLE_POLL_S)
+            with self._lock:  # nobody is between deciding on steps and starting them
+                self._pool.shutdown(wait=False, cancel_futures=True)
+            self._pool.shutdown(wait=True)
         with self._db.write() as tx:
-            journal.release_leases(tx, owner=self._owner)
+            journal.release_leases(tx, owner=self._owner, now=self._db.now())
 
     def run_until_idle(self, timeout_s: float = 60) -> None:
         """Works until no operation is live (for tests and one-shot tools)."""
         deadline = time.monotonic() + timeout_s
-        while time.monotonic() < deadline:
-            self.claim_and_advance()
-            with self._lock, self._db.read() as tx:
-                live = journal.operations.find(tx, journal.operations.table.c.state.in_(LIVE))
-                if not self._in_flight and live is None:
-                    return
-            time.sleep(0.005)
+        with self._leases_kept():
+            while time.monotonic() < deadline:
+                self.claim_and_advance()
+                with self._lock, self._db.read() as tx:
+                    live = journal.operations.find(tx, journal.operations.table.c.state.in_(LIVE))
+                    if not self._in_flight and live is None:
+                        return
+                time.sleep(0.005)
         raise InternalError(f"Operations were still live after {timeout_s:g} s.")
 
     def claim_and_advance(self) -> None:
-        """Takes what is due, as far as there is room, and starts its steps."""
+        """Takes what is due, new operations as far as there is room, and starts its steps."""
         with self._lock:
-            room = self._threads - len(self._in_flight)
-        if room <= 0:
-            return
+            room = max(0, self._threads - len(self._in_flight))
         now = self._db.now()
         with self._db.write() as tx:
             claimed = journal.claim(tx, owner=self._owner, now=now, lease_s=self._lease_s, limit=room)
         for operation_id in claimed:
             self._advance(operation_id)
 
-    def _keep_leases(self) -> None:
-        while not self._stop.wait(self._lease_s / 3):
+    @contextmanager
+    def _leases_kept(self) -> Iterator[None]:
+        """Keeps the leases alive until the block ends: to the end of the last step, not of the last claim."""
+        over = threading.Event()
+        heartbeat = threading.Thread(target=self._keep_leases, args=(over,), name="leases", daemon=True)
+        heartbeat.start()
+        try:
+            yield
+        finally:
+            over.set()
+            heartbeat.join()
+
+    def _keep_leases(self, over: threading.Event) -> None:
+        while not over.wait(self._lease_s / 3):
             try:
                 with self._db.write() as tx:
                     journal.extend_leases(tx, owner=self._owner, until=self._db.now() + self._lease_s)
@@ -175,26 +197,41 @@ class Engine:
             if self._stop.is_set():
                 return
             flying = self._in_flight.setdefault(operation_id, set())
-            try:
-                with self._db.write() as tx:
-                    starting = self._decide(tx, operation_id, flying)
-            except journal.LostLeaseError:
-                starting = []
-            flying.update(step.name for _, step, _ in starting)
+            for run, context, step in self._next_jobs(operation_id, flying):
+                flying.add(step.name)
+                self._pool.submit(run, context, step)
             if not flying:
-                self._in_flight.pop(operation_id, None)
-        for context, step, undoing in starting:
-            self._pool.submit(self._undo if undoing else self._do, context, step)
+                del self._in_flight[operation_id]
 
-    def _decide(
-        self, tx: Connection, operation_id: str, flying: set[str]
-    ) -> list[tuple[Context, Step, bool]]:
+    def _next_jobs(self, operation_id: str, flying: set[str]) -> list[_Job]:
+        try:
+            with self._db.write() as tx:
+                return self._decide(tx, operation_id, flying)
+        except journal.LostLeaseError:
+            pass
+        except _DATABASE_AWAY:  # it is still ours, and due again before the lease ends
+            log.exception("Operation %s could not be looked at", operation_id)
+        except Exception as error:  # noqa: BLE001  # it would fail like this at every look
+            if not flying:
+                self._give_up(operation_id, error)
+        return []
+
+    def _give_up(self, operation_id: str, error: Exception) -> None:
+        """Ends an operation that cannot even be decided on, or whose outcome cannot be written."""
+        problem = _problem(_as_bmi_error(error, f"Operation {operation_id}"))
+        try:
+            with self._db.write() as tx:
+                operation = journal.load_owned(tx, operation_id, self._owner)
+                self._end(tx, operation, OperationState.FAILED, problem)
+        except Exception:
+            log.exception("Operation %s could not be ended", operation_id)
+
+    def _decide(self, tx: Connection, operation_id: str, flying: set[str]) -> list[_Job]:
         operation = journal.load_owned(tx, operation_id, self._owner)
         steps = journal.steps_of(tx, operation_id)
-        now = self._db.now()
-        failed = next((step for step in steps if step.state is StepState.FAILED), None)
         if operation.state is OperationState.UNDOING:
             return self._decide_undo(tx, operation, steps, flying)
+        failed = next((step for step in steps if step.state is StepState.FAILED), None)
         if failed or operation.cancel_requested:
             if flying:
                 return []
@@ -205,41 +242,43 @@ class Engine:
             journal.change(tx, operation_id, self._owner, state=OperationState.UNDOING, problem=problem)
             journal.reset_steps(tx, operation_id)
             operation = replace(operation, problem=problem)
-            steps = journal.steps_of(tx, operation_id)
-            return self._decide_undo(tx, operation, steps, flying)
+            return self._decide_undo(tx, operation, journal.steps_of(tx, operation_id), flying)
+        return self._decide_do(tx, operation, steps, flying)
+
+    def _decide_do(
+        self, tx: Connection, operation: Operation, steps: list[Step], flying: set[str]
+    ) -> list[_Job]:
+        now = self._db.now()
         starting = [step for step in ready(steps, now) if step.name not in flying]
-        if not starting and not flying:
-            due = next_due(steps)
+        busy = flying.union(step.name for step in starting)
+        due = next_due([step for step in steps if step.name not in busy])
+        if not busy:
             if due is None:
                 self._end(tx, operation, OperationState.SUCCEEDED, None)
             else:
-                journal.park(tx, operation_id, self._owner, due)
+                journal.park(tx, operation.id, self._owner, due)
             return []
         if operation.state is OperationState.QUEUED:
-            journal.change(tx, operation_id, self._owner, state=OperationState.RUNNING, started_at=now)
+            journal.change(tx, operation.id, self._owner, state=OperationState.RUNNING, started_at=now)
+        if due is not None and due < operation.wake_at:
+            journal.change(tx, operation.id, self._owner, wake_at=due)
         results = {step.name: step.result or {} for step in steps if step.state is StepState.DONE}
-        begun = []
+        jobs: list[_Job] = []
         for step in starting:
             started_at = step.started_at or now
-            journal.change_step(tx, operation_id, step.seq, state=StepState.RUNNING, started_at=started_at)
-            begun.append((Context(operation, results, started_at, self._tools), step, False))
-        return begun
+            journal.change_step(tx, operation.id, step.seq, state=StepState.RUNNING, started_at=started_at)
+            jobs.append((self._do, Context(operation, results, started_at, self._tools), step))
+        return jobs
 
     def _decide_undo(
         self, tx: Connection, operation: Operation, steps: list[Step], flying: set[str]
-    ) -> list[tuple[Context, Step, bool]]:
+    ) -> list[_Job]:
         """The last step that has left something behind is undone next; one at a time."""
         if flying:
             return []
         touched = [s for s in steps if s.state is not StepState.UNDONE and s.started_at is not None]
         if not touched:
-            cancelled = isinstance(from_problem(operation.problem or {}), CancelledError)
-            self._end(
-                tx,
-                operation,
-                OperationState.CANCELLED if cancelled else OperationState.FAILED,
-                operation.problem,
-            )
+            self._end_undone(tx, operation, steps)
             return []
         step = touched[-1]
         now = self._db.now()
@@ -247,7 +286,16 @@ class Engine:
             journal.park(tx, operation.id, self._owner, step.due_at)
             return []
         results = {s.name: s.result or {} for s in steps}
-        return [(Context(operation, results, step.started_at or now, self._tools), step, True)]
+        return [(self._undo, Context(operation, results, step.started_at or now, self._tools), step)]
+
+    def _end_undone(self, tx: Connection, operation: Operation, steps: list[Step]) -> None:
+        """A cancellation that left something behind has failed: what stays must not be forgotten."""
+        if not isinstance(from_problem(operation.problem or {}), CancelledError):
+            self._end(tx, operation, OperationState.FAILED, operation.problem)
+            return
+        left = next((s.problem for s in steps if s.problem and s.problem.get("undo")), None)
+        state = OperationState.FAILED if left else OperationState.CANCELLED
+        self._end(tx, operation, state, left or operation.problem)
 
     def _end(self, tx: Connection, operation: Operation, state: OperationState, problem: Json | None) -> None:
         now = self._db.now()
@@ -272,50 +320,55 @@ class Engine:
     # ---- one step -------------------------------------------------------------------------------
 
     def _do(self, context: Context, step: Step) -> None:
-        kind = self._types[step.name]
         changes: dict[str, Any]
         try:
             self._hook(step.name, "before")
-            result = kind.do(context)
+            result = self._types[step.name].do(context)
             self._hook(step.name, "done")
             if isinstance(result, Wait):
                 changes = {"state": StepState.WAITING, "due_at": result.until}
-            else:
+            elif _is_plain(result):
                 changes = {"state": StepState.DONE, "result": result or {}, "problem": None}
+            else:
+                raise InternalError(f"Step {step.name} returned what is not plain JSON: {result!r}")
         except Exception as error:  # noqa: BLE001  # whatever it was, it is the step's problem document
-            changes = self._after_error(context, step, kind, _as_bmi_error(error, step.name))
+            changes = self._after_error(context, step, _as_bmi_error(error, f"Step {step.name}"))
         self._checkpoint(context, step, changes, "after")
 
     def _undo(self, context: Context, step: Step) -> None:
-        kind = self._types[step.name]
         changes: dict[str, Any] = {"state": StepState.UNDONE}
         try:
             self._hook(step.name, "undo-before")
-            if kind.undo:
-                kind.undo(context)
+            undo = self._types[step.name].undo
+            if undo:
+                undo(context)
             self._hook(step.name, "undo-done")
-        except Exception as error:  # noqa: BLE001  # the sweep and a later release clean up what stays
-            problem = _as_bmi_error(error, step.name)
+        except Exception as caught:  # noqa: BLE001  # a later release, or a person, cleans up what stays
+            error = _as_bmi_error(caught, f"Undoing {step.name}")
             attempts = step.attempts + 1
-            log.warning("Undoing %s of %s: %s", step.name, context.operation.subject_name, problem)
-            if attempts < _UNDO_ATTEMPTS and problem.retryable:
-                changes = {"attempts": attempts, "due_at": self._db.now() + kind.backoff_s}
+            log.warning("Undoing %s of %s: %s", step.name, context.operation.subject_name, error)
+            if attempts < _UNDO_ATTEMPTS and error.retryable:
+                backoff_s = self._types[step.name].backoff_s
+                changes = {"attempts": attempts, "due_at": self._db.now() + backoff_s}
+            else:
+                changes["problem"] = _problem(error, step=step.name, undo=True)
         self._checkpoint(context, step, changes, "undo-after")
 
-    def _after_error(self, context: Context, step: Step, kind: StepType, error: BmiError) -> dict[str, Any]:
-        attempts = step.attempts + 1
-        again = error.retryable and attempts < kind.attempts and not context.operation.cancel_requested
+    def _after_error(self, context: Context, step: Step, error: BmiError) -> dict[str, Any]:
+        kind = self._types.get(step.name)
+        attempts, allowed = step.attempts + 1, kind.attempts if kind else 1
+        again = error.retryable and attempts < allowed and not context.operation.cancel_requested
         log.log(
             logging.INFO if again else logging.WARNING,
             "%s of %s failed (attempt %d of %d): %s",
             step.name,
             context.operation.subject_name,
             attempts,
-            kind.attempts,
+            allowed,
             error,
         )
-        changes = {"attempts": attempts, "problem": error.problem() | {"step": step.name}}
-        if again:
+        changes = {"attempts": attempts, "problem": _problem(error, step=step.name)}
+        if kind and again:
             due = self._db.now() + kind.backoff_s * 2 ** (attempts - 1)
             return changes | {"state": StepState.PENDING, "due_at": due}
         return changes | {"state": StepState.FAILED}
@@ -324,30 +377,51 @@ class Engine:
         operation_id = context.operation.id
         try:
             with self._db.write() as tx:
-                operation = journal.load_owned(tx, operation_id, self._owner)
-                if changes.get("state") is StepState.DONE:
-                    changes["finished_at"] = self._db.now()
-                if (
-                    changes.get("state") is StepState.WAITING
-                    and operation.wake_at > context.operation.wake_at
-                ):
-                    changes["due_at"] = self._db.now()  # woken while it was deciding to wait
-                journal.change_step(tx, operation_id, step.seq, **changes)
+                journal.load_owned(tx, operation_id, self._owner)
+                self._write_down(tx, step, changes)
             self._hook(step.name, moment)
         except journal.LostLeaseError:
             log.warning("Operation %s was taken over by another worker", operation_id)
-        except Exception:  # the lease runs out, and whoever takes over runs the step again
+        except Exception:  # the step is still `running` in the database, and is run again
             log.exception("The result of %s could not be written down", step.name)
         finally:
             with self._lock:
-                self._in_flight.get(operation_id, set()).discard(step.name)
+                self._in_flight[operation_id].discard(step.name)
         self._advance(operation_id)
 
+    def _write_down(self, tx: Connection, step: Step, changes: dict[str, Any]) -> None:
+        state = changes.get("state")
+        if state in {StepState.DONE, StepState.FAILED}:
+            changes["finished_at"] = self._db.now()
+        if state in {StepState.WAITING, StepState.PENDING, StepState.FAILED}:
+            current = journal.get_step(tx, step.operation_id, step.seq)
+            if current.state is StepState.DONE:
+                return  # another worker had it meanwhile, and did it
+            if state is StepState.WAITING and current.due_at != step.due_at:
+                changes["due_at"] = self._db.now()  # woken while it was deciding to wait
+        journal.change_step(tx, step.operation_id, step.seq, **changes)
 
-def _as_bmi_error(error: Exception, step: str) -> BmiError:
+
+def _is_plain(value: object) -> bool:
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def _problem(error: BmiError, **facts: object) -> Json:
+    """The problem document of an error, whatever its facts are."""
+    document = error.problem() | facts
+    return {key: value if _is_plain(value) else repr(value) for key, value in document.items()}
+
+
+def _as_bmi_error(error: Exception, what: str) -> BmiError:
     if isinstance(error, BmiError):
         return error
-    log.error("Step %s met a defect", step, exc_info=error)
+    if isinstance(error, _DATABASE_AWAY):
+        return UnavailableError(f"{what} could not reach the database: {error}")
+    log.error("%s met a defect", what, exc_info=error)
     return InternalError(
-        f"Step {step} met a defect: {type(error).__name__}: {error}", remedy="See the log of the worker."
+        f"{what} met a defect: {type(error).__name__}: {error}", remedy="See the log of the worker."
     )

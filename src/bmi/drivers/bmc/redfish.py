@@ -68,8 +68,7 @@ class RedfishBmc:
             time.sleep(_POLL_S)
 
     def boot_network_once(self, access: BmcAccess) -> None:
-        # Read anew: a BMC that uses ETags wants to be told which version of the system the change is for.
-        with self._system(access, fresh=True) as system:
+        with self._system(access) as system:
             system.set_system_boot_options(
                 target=sushy.BootSource.PXE, enabled=sushy.BootSourceOverrideEnabled.ONCE
             )

@@ -61,7 +61,7 @@ class Export(Protocol):
         ...
 
     def bytes_served(self, portal: Portal) -> Mapping[str, int]:
-        """Bytes read by initiators per IQN since the portal started (empty where unknown)."""
+        """Bytes read per IQN by the sessions that are open now (empty where unknown)."""
         ...
 
     def check(self) -> str:

@@ -1,42 +1,20 @@
 """Volumes as iSCSI targets of tgt: one tgtd a portal, inside the portal's network namespace."""
 
 import fcntl
-import hashlib
-import json
 import os
-import re
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
-from itertools import count
+from contextlib import contextmanager
 from pathlib import Path
 
 from bmi import process
-from bmi.drivers.export import Portal, Target
+from bmi.drivers.export import Portal, Target, tgt_targets
 from bmi.drivers.export.tgt_daemon import TgtDaemon
-from bmi.drivers.export.tgt_protocol import Code, Mode, NotRunningError, Op, RefusedError
+from bmi.drivers.export.tgt_protocol import Mode, NotRunningError, Op
 from bmi.errors import DriverError, TimedOutError
 
-_LUN = 1  # tgt keeps LUN 0 for its controller
-_CONNECTION = re.compile(r"^Session: (\d+)\n\s+Connection: (\d+)\n\s+Initiator: (\S+)", re.MULTILINE)
-_IQN = re.compile(r"iqn\.[a-z0-9.:-]{1,219}")  # tgt takes no other characters; RFC 3720: at most 223
-
-_SETTLE_S = 10
 _LOCK_S = 60
-
-
-@dataclass(frozen=True)
-class _Record:
-    """What must be known to take a target down again; kept in a file, written before it is put up.
-
-    `digest` is set last of all: a target without one is half made and gets remade.
-    """
-
-    initiator: str
-    chap_user: str
-    digest: str = ""
 
 
 class TgtExport:
@@ -49,17 +27,17 @@ class TgtExport:
 
     def ensure_portal(self, portal: Portal, targets: Sequence[Target]) -> bool:
         """As the Protocol says. A target that cannot be exported (its file is gone) does not keep the
-        others from coming back; it is named in a DriverError once the portal serves."""
+        others from coming back; it is named in a DriverError once the portal serves.
+        """
         if self._daemon(portal).serves(portal):
             return False
         with self._alone(portal) as daemon:
             if daemon.serves(portal):
                 return False
             daemon.end()
-            self._forget_all(daemon)
             daemon.start(portal)
             try:
-                troubles = _put_up_all(daemon, targets)
+                troubles = tgt_targets.restore(daemon, targets)
                 daemon.listen(portal)
             except BaseException:
                 daemon.end()
@@ -80,26 +58,20 @@ class TgtExport:
             shutil.rmtree(daemon.home)
 
     def ensure(self, portal: Portal, target: Target) -> None:
-        _check_exportable(target)
-        if not self._home(portal).is_dir():
-            raise _not_running(portal)
+        if self._daemon(portal).pid() is None:
+            raise DriverError(
+                f"The portal {portal.name} is not running.",
+                remedy="It is started when its network is ensured.",
+            )
         with self._alone(portal) as daemon:
-            record = _read_record(daemon, target.iqn)
-            if record is not None:
-                if record == _complete(target) and target.iqn in daemon.targets():
-                    return
-                _take_down(daemon, target.iqn, record)
-            try:
-                _put_up(daemon, target)
-            except NotRunningError as error:
-                raise _not_running(portal) from error
+            tgt_targets.ensure(daemon, target)
 
     def remove(self, portal: Portal, iqn: str) -> None:
-        if not self._home(portal).is_dir():
+        if self._daemon(portal).pid() is None:
             return
         with self._alone(portal) as daemon:
             if daemon.pid() is not None:
-                _take_down(daemon, iqn, _read_record(daemon, iqn))
+                tgt_targets.remove(daemon, iqn)
 
     def list(self, portal: Portal) -> Sequence[str]:
         try:
@@ -113,7 +85,7 @@ class TgtExport:
             tid = daemon.targets().get(iqn)
         except NotRunningError:
             return []
-        return [] if tid is None else [initiator for _, _, initiator in _connections(daemon, tid)]
+        return [] if tid is None else [initiator for _, _, initiator in tgt_targets.connections(daemon, tid)]
 
     def bytes_served(self, portal: Portal) -> Mapping[str, int]:
         daemon = self._daemon(portal)
@@ -158,173 +130,12 @@ class TgtExport:
                 raise TimedOutError(f"The portal {portal.name} was busy for more than {_LOCK_S} s.")
             time.sleep(0.01)
 
-    def _forget_all(self, daemon: TgtDaemon) -> None:
-        shutil.rmtree(_records(daemon), ignore_errors=True)
-        _records(daemon).mkdir(mode=0o700)
-
 
 def create(*, run_dir: str, timeout_s: float = 5) -> TgtExport:
     """Portals of one BMI. `run_dir` is this BMI's alone (another BMI's portals of the same name would
-    collide in it) and need not survive a reboot. `timeout_s` limits each call to tgtd."""
-    return TgtExport(Path(run_dir), timeout_s=timeout_s)
-
-
-def _put_up_all(daemon: TgtDaemon, targets: Sequence[Target]) -> Sequence[str]:
-    """Exports what can be exported; returns what is wrong with the others."""
-    troubles = []
-    for target in targets:
-        try:
-            _check_exportable(target)
-            _put_up(daemon, target)
-        except (NotRunningError, TimedOutError):
-            raise
-        except DriverError as error:
-            troubles.append(f"{target.iqn}: {error.detail}")
-    return troubles
-
-
-def _put_up(daemon: TgtDaemon, target: Target) -> None:
-    """Makes a target that is not there. The name ACL comes last: before it, nobody is let in.
-
-    Only a name ACL, never an address ACL: tgt lets in who matches either. Names also hide the target
-    from everybody else's discovery.
+    collide in it) and need not survive a reboot. `timeout_s` limits each call to tgtd.
     """
-    record = _Record(target.initiator, target.chap_user)
-    _write_record(daemon, target.iqn, record)
-    try:
-        daemon.call(Op.NEW, Mode.ACCOUNT, f"user={target.chap_user},password={target.chap_secret}")
-    except RefusedError as error:
-        _forget(daemon, target.iqn)  # the account is another target's: it must not be taken down with ours
-        raise DriverError(
-            f"The CHAP user {target.chap_user} belongs to another target of this portal.", retryable=False
-        ) from error
-    try:
-        tid = _new_target(daemon, target.iqn)
-        _new_disk(daemon, tid, target)
-        daemon.call(Op.BIND, Mode.ACCOUNT, f"user={target.chap_user}", tid=tid)
-        daemon.call(Op.BIND, Mode.TARGET, f"initiator-name={target.initiator}", tid=tid)
-    except DriverError:
-        with suppress(DriverError):
-            _take_down(daemon, target.iqn, record)
-        raise
-    _write_record(daemon, target.iqn, _complete(target))
-
-
-def _new_target(daemon: TgtDaemon, iqn: str) -> int:
-    """The target id derives from the IQN, so that the disk keeps its WWN (tgt makes it from the id) for ever."""
-    tid = int(_fingerprint(iqn)[:7], 16) or 1  # 28 bits: the WWN has no room for more
-    try:
-        daemon.call(Op.NEW, Mode.TARGET, f"targetname={iqn}", tid=tid)
-    except RefusedError as error:
-        if error.reason is not Code.TARGET_EXISTS:
-            raise
-        present = daemon.targets()
-        if iqn in present:  # its record was lost
-            _take_down(daemon, iqn, None)
-        taken = set(daemon.targets().values())
-        tid = next(free for free in count(tid) if free not in taken)
-        daemon.call(Op.NEW, Mode.TARGET, f"targetname={iqn}", tid=tid)
-    return tid
-
-
-def _new_disk(daemon: TgtDaemon, tid: int, target: Target) -> None:
-    """Thin provisioning makes UNMAP punch holes; serial number and ids derive from the IQN."""
-    serial = target.iqn.rpartition(":")[2][-36:]
-    scsi_id = f"BMI     {_fingerprint(target.iqn)[:28]}"  # a T10 vendor designator (SPC-3, 7.6.3.4)
-    identity = f"vendor_id=BMI,product_id=volume,scsi_sn={serial},scsi_id={scsi_id}"
-    daemon.call(
-        Op.NEW, Mode.DEVICE, f"path={target.backing.location},bstype=rdwr", tid=tid, lun=_LUN
-    )
-    daemon.call(Op.UPDATE, Mode.DEVICE, f"{identity},thin_provisioning=1", tid=tid, lun=_LUN)
-
-
-def _take_down(daemon: TgtDaemon, iqn: str, record: _Record | None) -> None:
-    """Ends a target, complete or not, in an order that can be cut off anywhere and begun again:
-    nobody new, nobody left, no target, no account, no record."""
-    tid = daemon.targets().get(iqn)
-    if tid is not None:
-        if record is not None:
-            acl = f"initiator-name={record.initiator}"
-            daemon.call(Op.UNBIND, Mode.TARGET, acl, tid=tid, tolerate=[Code.NO_ACL])
-        _delete_when_quiet(daemon, tid, iqn)
-    if record is not None:
-        daemon.call(Op.DELETE, Mode.ACCOUNT, f"user={record.chap_user}", tolerate=[Code.NO_USER])
-    _forget(daemon, iqn)
-
-
-def _delete_when_quiet(daemon: TgtDaemon, tid: int, iqn: str) -> None:
-    """tgt refuses to delete a target while it has a session or a command in flight, and ends a session
-    only some moments after it is told to."""
-    deadline = time.monotonic() + _SETTLE_S
-    while True:
-        for sid, cid, _ in _connections(daemon, tid):
-            gone = [Code.NO_SESSION, Code.NO_CONNECTION]
-            daemon.call(Op.DELETE, Mode.CONNECTION, tid=tid, sid=sid, cid=cid, tolerate=gone)
-        try:
-            daemon.call(Op.DELETE, Mode.TARGET, tid=tid)
-            return
-        except RefusedError as error:
-            if error.reason not in {Code.TARGET_ACTIVE, Code.LUN_ACTIVE}:
-                raise
-            if time.monotonic() > deadline:
-                raise TimedOutError(f"{iqn} is still in use {_SETTLE_S} s after its sessions were ended.") from error
-        time.sleep(0.02)
-
-
-def _connections(daemon: TgtDaemon, tid: int) -> Sequence[tuple[int, int, str]]:
-    """Session id, connection id and initiator name of everybody logged in."""
-    text = daemon.call(Op.SHOW, Mode.CONNECTION, tid=tid, tolerate=[Code.NO_TARGET])
-    return [(int(sid), int(cid), initiator) for sid, cid, initiator in _CONNECTION.findall(text)]
-
-
-def _check_exportable(target: Target) -> None:
-    if target.backing.kind != "file":
-        raise DriverError(
-            f"The tgt driver cannot export {target.backing.kind} volumes yet.",
-            retryable=False,
-            remedy="Use a storage driver that keeps volumes in files, such as local.",
-        )
-    if not Path(target.backing.location).exists():
-        raise DriverError(f"The volume's file {target.backing.location} is not there.", retryable=False)
-    for what in (target.iqn, target.initiator):
-        if not _IQN.fullmatch(what):
-            raise DriverError(f"{what!r} is not an iSCSI name that tgt can serve.", retryable=False)
-    if "," in target.chap_user + target.backing.location:
-        raise DriverError(
-            f"tgt takes no comma in a path or a CHAP user ({target.iqn}).",
-            retryable=False,
-            remedy="Choose a data directory without one.",
-        )
-
-
-def _complete(target: Target) -> _Record:
-    secret = f"{target.backing.location}\n{target.chap_secret}"
-    return _Record(target.initiator, target.chap_user, _fingerprint(secret))
-
-
-def _fingerprint(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _records(daemon: TgtDaemon) -> Path:
-    return daemon.home / "targets"
-
-
-def _read_record(daemon: TgtDaemon, iqn: str) -> _Record | None:
-    try:
-        return _Record(**json.loads((_records(daemon) / iqn).read_text()))
-    except FileNotFoundError:
-        return None
-
-
-def _write_record(daemon: TgtDaemon, iqn: str, record: _Record) -> None:
-    fresh = daemon.home / "record.new"
-    fresh.write_text(json.dumps(asdict(record)))
-    fresh.replace(_records(daemon) / iqn)
-
-
-def _forget(daemon: TgtDaemon, iqn: str) -> None:
-    (_records(daemon) / iqn).unlink(missing_ok=True)
+    return TgtExport(Path(run_dir).absolute(), timeout_s=timeout_s)
 
 
 @contextmanager
@@ -342,9 +153,3 @@ def _locked(handle: int) -> bool:
     except BlockingIOError:
         return False
     return True
-
-
-def _not_running(portal: Portal) -> DriverError:
-    return DriverError(
-        f"The portal {portal.name} is not running.", remedy="It is started when the project's network is ensured."
-    )

@@ -15,14 +15,7 @@ from pathlib import Path
 
 from bmi import process
 from bmi.drivers.export import Portal
-from bmi.drivers.export.tgt_protocol import (
-    Code,
-    ManagementSocket,
-    Mode,
-    NotRunningError,
-    Op,
-    RefusedError,
-)
+from bmi.drivers.export.tgt_protocol import ManagementSocket, Mode, NotRunningError, Op, RefusedError
 from bmi.errors import DriverError, TimedOutError
 
 # tgtd makes <TGT_IPC_SOCKET>.<control port> and <the same>.lock; both names are relative to its home.
@@ -87,7 +80,10 @@ class TgtDaemon:
             for place in opened:
                 self.call(Op.DELETE, Mode.PORTAL, f"portal={place}")
             if not any(place.startswith(_at(portal.address, "")) for place in opened):
-                raise self._cannot_listen(portal)
+                raise DriverError(
+                    f"The iSCSI portal cannot listen on {_place(portal)}: the address is not there.",
+                    remedy="It is put there when the project's network is ensured.",
+                )
         except BaseException:
             self.end()
             raise
@@ -97,7 +93,10 @@ class TgtDaemon:
         try:
             self.call(Op.NEW, Mode.PORTAL, f"portal={_at(portal.address, portal.port)}")
         except RefusedError as error:
-            raise self._cannot_listen(portal) from error
+            raise DriverError(
+                f"The iSCSI portal cannot listen on {_place(portal)}: {_listeners(portal)} listens there already.",
+                remedy="Stop that program, or give BMI another port ([export] port).",
+            ) from error
 
     def end(self) -> None:
         """Ends the process, if any, and waits until its sockets are closed.
@@ -173,21 +172,16 @@ class TgtDaemon:
         lines = (self.home / "tgtd.log").read_text(encoding="utf-8", errors="replace").split("\n")
         return " ".join(lines[-5:]).strip() or "it said nothing."
 
-    def _cannot_listen(self, portal: Portal) -> DriverError:
-        where = f"{portal.address} port {portal.port}" + (f" in {portal.netns}" if portal.netns else "")
-        holders = process.run(
-            ["ss", "-H", "-l", "-t", "-n", "-p", f"sport = :{portal.port}"], netns=portal.netns
-        ).stdout.strip()
-        if holders:
-            who = ", ".join(sorted(set(re.findall(r'\("([^"]+)",pid=(?:\d+)', holders)))) or "another program"
-            return DriverError(
-                f"The iSCSI portal cannot listen on {where}: {who} listens there already.",
-                remedy="Stop that program, or give BMI another port ([export] port).",
-            )
-        return DriverError(
-            f"The iSCSI portal cannot listen on {where}: the address is not there.",
-            remedy="It is put there when the project's network is ensured.",
-        )
+
+def _place(portal: Portal) -> str:
+    inside = f" in the network namespace {portal.netns}" if portal.netns else ""
+    return f"{portal.address} port {portal.port}{inside}"
+
+
+def _listeners(portal: Portal) -> str:
+    """The names of the programs that hold the portal's port, for people."""
+    shown = process.run(["ss", "-Hltnp", f"sport = :{portal.port}"], netns=portal.netns).stdout
+    return ", ".join(sorted(set(re.findall(r'\("([^"]+)",pid=', shown)))) or "another program"
 
 
 def _at(address: str, port: int | str) -> str:

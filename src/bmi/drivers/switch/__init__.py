@@ -13,11 +13,14 @@ class Switch(Protocol):
 
     def close(self, port: str) -> None:
         """Makes `port` reach nothing at all, not even other closed ports. A port that does not exist is
-        closed."""
+        closed.
+        """
         ...
 
     def list(self) -> Mapping[str, int | None]:
-        """All node-side ports with the VLAN each is on; None is closed."""
+        """All node-side ports with the VLAN each is on; None is closed, 0 is anything else (a trunk, several
+        VLANs, none): a state that BMI does not make, and that is to be corrected.
+        """
         ...
 
     def check(self) -> str:

@@ -4,26 +4,11 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from bmi.drivers.ovsdb import OvsDatabase, Row
+from bmi.drivers.ovsdb import CLOSED, UPLINK_MARK, OvsDatabase, Row, access_columns
 from bmi.errors import DriverError
-
-# IEEE 802.1Q reserves VLAN 4095: no network can have it. A trunk that carries it alone drops every frame
-# a node can send or receive untagged or on a network's VLAN; `protected` keeps such ports from each other
-# even when a node forges that tag. (A port without tag is no way to close: it reaches all such ports.)
-CLOSED = ("tag=[]", "trunks=4095", "vlan_mode=trunk", "protected=true")
-
-# Ports with this external id are BMI's own feet in the networks, not cables to nodes.
-UPLINK_MARK = "bmi-uplink"
 
 # What `list` says of a port that is neither closed nor a member of one VLAN.
 SOMETHING_ELSE = 0
-
-
-def access_columns(vlan: int) -> tuple[str, ...]:
-    """The Port columns of an untagged member of `vlan` (1 to 4094) and of nothing else."""
-    if not 1 <= vlan <= 4094:
-        raise DriverError(f"There is no VLAN {vlan}.", retryable=False, remedy="Choose one of 1 to 4094.")
-    return (f"tag={vlan}", "trunks=[]", "vlan_mode=access", "protected=false")
 
 
 @dataclass(frozen=True)

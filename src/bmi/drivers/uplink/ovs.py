@@ -1,14 +1,11 @@
 """A foot in a network through Open vSwitch: a veth pair from an access port into the foot's namespace."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from bmi import process
 from bmi.drivers import netns as namespaces
-from bmi.drivers import process
-from bmi.drivers.ovsdb import OvsDatabase
-from bmi.drivers.switch.ovs import UPLINK_MARK, access_columns
+from bmi.drivers.ovsdb import UPLINK_MARK, OvsDatabase, access_columns
 from bmi.drivers.uplink import Foot
 from bmi.errors import DriverError
 
@@ -24,6 +21,7 @@ class OvsUplink:
     switch_netns: str | None
 
     def ensure(self, foot: Foot) -> None:
+        columns = access_columns(foot.vlan)
         port = f"bmi-v{foot.vlan}"
         for other, owner in self._ports().items():
             if owner == foot.netns and other != port:
@@ -36,9 +34,9 @@ class OvsUplink:
                 )
         if not self._joined(port, foot):
             self._make(port, foot)
-        self.database.run("set", "Port", port, *access_columns(foot.vlan))
+        self.database.run("set", "Port", port, *columns)
         self.database.await_applied()
-        _address(foot)
+        namespaces.set_address(foot.netns, foot.interface, foot.address)
 
     def remove(self, netns: str) -> None:
         for port, owner in self._ports().items():
@@ -52,7 +50,13 @@ class OvsUplink:
         return sorted(set(self._ports().values()))
 
     def check(self) -> str:
-        self.database.run("br-exists", self.bridge)
+        [bridges] = self.database.rows(Bridge="name")
+        if {"name": self.bridge} not in bridges:
+            raise DriverError(
+                f"Open vSwitch has no bridge {self.bridge!r}.",
+                retryable=False,
+                remedy="Name an existing bridge.",
+            )
         if self.switch_netns is not None and not namespaces.exists(self.switch_netns):
             raise DriverError(
                 f"There is no network namespace {self.switch_netns!r}.",
@@ -71,10 +75,9 @@ class OvsUplink:
 
     def _joined(self, port: str, foot: Foot) -> bool:
         """Whether the two ends exist, are each other's, and the switch has taken its end in."""
-        ours, theirs = _link(self.switch_netns, port), _link(foot.netns, foot.interface)
-        if ours.get("link_index", 0) != theirs.get("ifindex") or theirs.get("link_index") != ours.get(
-            "ifindex"
-        ):
+        ours = namespaces.links(self.switch_netns).get(port)
+        theirs = namespaces.links(foot.netns).get(foot.interface)
+        if not ours or not theirs or ours.get("link_index") != theirs["ifindex"]:
             return False
         [rows] = self.database.rows(Interface="name,ofport")
         return any(
@@ -84,18 +87,21 @@ class OvsUplink:
     def _make(self, port: str, foot: Foot) -> None:
         mark = f"external_ids:{UPLINK_MARK}={foot.netns}"
         add = ("add-port", self.bridge, port, *access_columns(foot.vlan), "--", "set", "Port", port, mark)
-        self.database.run("--no-wait", "--may-exist", *add)
-        namespaces.ensure(foot.netns)
-        _delete_link(self.switch_netns, port)
+        # Whole and applied before the new port: the switch would go on with the old interface of that name.
+        self._remove_port(port)
         _delete_link(foot.netns, foot.interface)
+        self.database.run("--no-wait", *add)
+        namespaces.ensure(foot.netns)
         here = ["netns", self.switch_netns] if self.switch_netns else []
         namespaces.ip(
-            None, "link", "add", port, *here, "type", "veth", "peer", "name", foot.interface, "netns", foot.netns
+            None, "link", "add", "name", port, *here, "type", "veth", "peer", "name", foot.interface, "netns", foot.netns
         )  # fmt: skip
         # The userspace switch passes on checksums that were left to the hardware: TCP would never connect.
         process.run(["ethtool", "-K", port, "tx", "off"], netns=self.switch_netns)
         process.run(["ethtool", "-K", foot.interface, "tx", "off"], netns=foot.netns)
-        namespaces.ip(self.switch_netns, "link", "set", port, "up")
+        # The switch's end is a socket of the switch, not an interface of the machine it runs on.
+        process.run(["sysctl", "-eqw", f"net.ipv6.conf.{port}.disable_ipv6=1"], netns=self.switch_netns)
+        namespaces.ip(self.switch_netns, "link", "set", "dev", port, "up")
         # Adding it anew makes the switch look at the interface now, and wait for that.
         self.database.run("del-port", self.bridge, port, "--", *add)
 
@@ -104,29 +110,9 @@ class OvsUplink:
         self.database.run("--if-exists", "del-port", self.bridge, port)
 
 
-def _link(namespace: str | None, name: str) -> dict[str, Any]:
-    """What `ip` knows of an interface; empty when there is none."""
-    if namespace is not None and not namespaces.exists(namespace):
-        return {}
-    found: list[dict[str, Any]] = json.loads(namespaces.ip(namespace, "-json", "link", "show") or "[]")
-    return next((link for link in found if link["ifname"] == name), {})
-
-
 def _delete_link(namespace: str | None, name: str) -> None:
-    if _link(namespace, name):
-        namespaces.ip(namespace, "link", "delete", name)
-
-
-def _address(foot: Foot) -> None:
-    """Gives the interface this address and no other, and brings it up."""
-    shown = json.loads(
-        namespaces.ip(foot.netns, "-json", "-4", "address", "show", "dev", foot.interface) or "[]"
-    )
-    present = {f"{a['local']}/{a['prefixlen']}" for link in shown for a in link.get("addr_info", [])}
-    for stale in present - {foot.address}:
-        namespaces.ip(foot.netns, "address", "delete", stale, "dev", foot.interface)
-    namespaces.ip(foot.netns, "address", "replace", foot.address, "dev", foot.interface)
-    namespaces.ip(foot.netns, "link", "set", foot.interface, "up")
+    if name in namespaces.links(namespace):
+        namespaces.ip(namespace, "link", "delete", "dev", name)
 
 
 def create(

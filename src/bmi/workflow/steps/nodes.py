@@ -84,9 +84,9 @@ def export_volume(ctx: Context) -> Json:
         return {}
     volume, network = found
     target = target_of(ctx.tools, volume)
-    ctx.tools.export.ensure(portal_of(ctx.tools, network), target)
-    # From here on a restarted exporter gets it back by itself.
+    # First of all, so that an exporter that restarts right now does not leave it out.
     _set_volume(ctx, volume.id, exported=True)
+    ctx.tools.export.ensure(portal_of(ctx.tools, network), target)
     return {"iqn": target.iqn, "portal": f"{network.interface.ip}:{ctx.tools.portal_port}"}
 
 
@@ -144,7 +144,8 @@ def power_on(ctx: Context) -> Json:
             at=ctx.tools.database.now(),
             stage="power-on",
         )
-    return {}
+    # When it was first tried: a worker that died right after turning it on must not move this moment.
+    return {"since": ctx.started_at}
 
 
 def set_network_boot(ctx: Context) -> Json:
@@ -160,7 +161,8 @@ def check_bmc(ctx: Context) -> Json:
 
 def await_up(ctx: Context) -> Json | Wait:
     """Waits, holding no thread, until the node reports that its OS is up."""
-    node_id, begun = ctx.operation.subject_id, ctx.operation.created_at
+    # Of this boot: what an earlier one reported, before a retry perhaps, says nothing.
+    node_id, begun = ctx.operation.subject_id, ctx.results["power_on"]["since"]
     events = schema.events
     with ctx.tools.database.read() as tx:
         up = records.events.find(tx, events.c.at >= begun, node_id=node_id, stage="up")

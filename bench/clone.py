@@ -1,0 +1,134 @@
+#!/usr/bin/env python3
+"""Are clone, snapshot and delete a matter of milliseconds, whatever the size of the image?
+
+Images of several sizes, with the same amount of data scattered over them, go through BMI's own import;
+then clone, snapshot and delete are timed one by one, each durable when it returns. The last column is
+the snapshot of a volume straight after random 4 KiB writes all over it, most of them not yet on the disk.
+"""
+
+import os
+import random
+import shutil
+import statistics
+import struct
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from report import median_ms, parser, publish, seconds
+
+from bmi.drivers.storage import Ref, local
+from bmi.image.convert import convert
+
+GIB, MIB, KIB = 1 << 30, 1 << 20, 1 << 10
+BLOCK_BYTES = 4 * KIB
+SMALLEST_RUN_BYTES, LARGEST_RUN_BYTES = 256 * KIB, 64 * MIB
+IMPORT_TIMEOUT_S = 1800
+
+
+def main() -> None:
+    options = parser(__doc__)
+    options.add_argument("--sizes", default="1,10,100", help="sizes of the images in GiB (%(default)s)")
+    options.add_argument("--data-gib", type=int, default=1, help="data in each image (%(default)s)")
+    options.add_argument("--rounds", type=int, default=40, help="rounds of each call (%(default)s)")
+    options.add_argument("--random-writes", type=int, default=20_000, help="(%(default)s)")
+    options.add_argument(
+        "--directory", type=Path, default=tempfile.gettempdir(), help="where the store is made"
+    )
+    chosen = options.parse_args()
+    place = Path(tempfile.mkdtemp(prefix="bmi-bench-clone-", dir=chosen.directory))
+    try:
+        store = local.create(path=str(place))
+        print(store.check())
+        rows = []
+        for size_gib in map(int, chosen.sizes.split(",")):
+            image = import_image(store, place, size_gib, chosen.data_gib)
+            times = time_calls(store, image, chosen.rounds)
+            snapshot_s = time_snapshots_under_writes(store, image, size_gib * GIB, chosen.random_writes)
+            rows.append(
+                {"size_gib": size_gib, "data_gib": chosen.data_gib}
+                | times
+                | {"random_writes": chosen.random_writes, "random_writes_snapshot_s": snapshot_s}
+            )
+        publish("clone", rows, chosen.json)
+    finally:
+        local.unmount(place)
+        shutil.rmtree(place)
+
+
+def import_image(store: local.LocalStorage, place: Path, size_gib: int, data_gib: int) -> Ref:
+    """Makes a disk and takes it in as BMI does: convert into the staging place, commit."""
+    source, image = place / "source.raw", Ref("image", f"{size_gib}-gib")
+    make_disk(source, size_gib * GIB, data_gib * GIB)
+    convert(source, store.staging_path(image.id), timeout_s=IMPORT_TIMEOUT_S)
+    store.commit_image(image.id)
+    source.unlink()
+    return image
+
+
+def make_disk(path: Path, size_bytes: int, data_bytes: int) -> None:
+    """A partitioned sparse disk with `data_bytes` of random data in runs as files leave them: mostly
+    short, most bytes in long ones, all over the disk.
+    """
+    chance = random.Random(size_bytes)
+    runs = list(run_lengths(chance, data_bytes))
+    gap_ends = sorted(chance.randrange(0, size_bytes - data_bytes + 1, BLOCK_BYTES) for _ in runs)
+    written = 0
+    with path.open("wb") as disk:
+        disk.truncate(size_bytes)
+        for gap_end, length in zip(gap_ends, runs, strict=True):
+            disk.seek(gap_end + written)
+            for start in range(0, length, MIB):
+                disk.write(os.urandom(min(MIB, length - start)))
+            written += length
+        disk.seek(0)
+        partition = struct.pack("<B3xB3xII", 0x80, 0x83, 2048, size_bytes // 512 - 2048)
+        disk.write(bytes(446) + partition + bytes(48) + b"\x55\xaa")
+
+
+def run_lengths(chance: random.Random, data_bytes: int) -> Iterator[int]:
+    """Whole blocks that add up to `data_bytes`, their lengths uniform on a logarithmic scale."""
+    left = data_bytes
+    while left:
+        wanted = SMALLEST_RUN_BYTES * (LARGEST_RUN_BYTES / SMALLEST_RUN_BYTES) ** chance.random()
+        length = min(left, int(wanted) // BLOCK_BYTES * BLOCK_BYTES)
+        yield length
+        left -= length
+
+
+def time_calls(store: local.LocalStorage, image: Ref, rounds: int) -> dict[str, float]:
+    """Medians of clone, snapshot of the clone, and delete."""
+    volume, snapshot = Ref("volume", "v"), Ref("snapshot", "s")
+    clone_s, snapshot_s, delete_s = [], [], []
+    for _ in range(rounds):
+        clone_s.append(seconds(lambda: store.clone(image, volume.id)))
+        snapshot_s.append(seconds(lambda: store.snapshot(volume.id, snapshot.id)))
+        delete_s.append(seconds(lambda: store.delete(volume)))
+        store.delete(snapshot)
+    return {
+        "clone_ms": median_ms(clone_s),
+        "snapshot_ms": median_ms(snapshot_s),
+        "delete_ms": median_ms(delete_s),
+    }
+
+
+def time_snapshots_under_writes(store: local.LocalStorage, image: Ref, size_bytes: int, writes: int) -> float:
+    """The median of five snapshots, each of a fresh volume after `writes` random writes, in seconds."""
+    chance = random.Random(writes)
+    volume, snapshot = Ref("volume", "v"), Ref("snapshot", "s")
+    samples_s = []
+    for _ in range(5):
+        store.clone(image, volume.id)
+        with Path(store.backing(volume.id).location).open("r+b", buffering=0) as disk:
+            for _ in range(writes):
+                os.pwrite(
+                    disk.fileno(), os.urandom(BLOCK_BYTES), chance.randrange(0, size_bytes, BLOCK_BYTES)
+                )
+        samples_s.append(seconds(lambda: store.snapshot(volume.id, snapshot.id)))
+        store.delete(volume)
+        store.delete(snapshot)
+    return round(statistics.median(samples_s), 3)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+"""The REST API /v1 as an ASGI app over the use cases."""
+
+from pathlib import Path
+from typing import Any
+
+from fastapi import APIRouter, FastAPI
+from fastapi.routing import APIRoute
+
+from bmi import __version__
+from bmi.api import problems
+from bmi.api.envelope import Envelope
+from bmi.api.models import Problem
+from bmi.api.routes import images, nodes, operations, projects, site, snapshots, switches, tokens
+from bmi.service.core import Core
+
+_DESCRIPTION = (
+    "Boots physical nodes from instant clones of golden images. Whatever takes longer than a moment is "
+    "answered 202 with an operation, whose Location can be watched. Every error is an RFC 9457 problem."
+)
+
+
+def create_app(core: Core, *, uploads_dir: Path) -> FastAPI:
+    """The API over `core`; image files are streamed into `uploads_dir`, which must exist."""
+    app = FastAPI(
+        title="BMI",
+        version=__version__,
+        description=_DESCRIPTION,
+        openapi_url="/v1/openapi.json",
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        generate_unique_id_function=_operation_id,
+    )
+    app.state.core = core
+    app.state.uploads_dir = uploads_dir
+    v1 = APIRouter(prefix="/v1")
+    for noun in (site, projects, tokens, switches, nodes, images, snapshots, operations):
+        v1.include_router(noun.router)
+    app.include_router(v1)
+    app.add_middleware(Envelope)
+    problems.install(app)
+    _describe_problems(app)
+    return app
+
+
+def _operation_id(route: APIRoute) -> str:
+    return route.name
+
+
+def _describe_problems(app: FastAPI) -> None:
+    """Adds the schema that every documented refusal refers to."""
+    describe = app.openapi
+
+    def with_problem() -> dict[str, Any]:
+        description = describe()
+        description["components"]["schemas"].setdefault("Problem", Problem.model_json_schema())
+        return description
+
+    app.openapi = with_problem  # type: ignore[method-assign]  # FastAPI's documented way to extend it

@@ -1,0 +1,90 @@
+"""What endpoints are given: who asks, the ground to stand on, a page's bounds, an idempotency key."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+from fastapi import Depends, Header, Query, Request, Response
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+
+from bmi.domain.nouns import Actor
+from bmi.errors import UnauthenticatedError
+from bmi.service import access
+from bmi.service.core import Core, OperationView
+
+T = TypeVar("T")
+
+_bearer = HTTPBearer(auto_error=False, description="A token from `bmi token create`.")
+
+
+async def _core(request: Request) -> Core:
+    core: Core = request.app.state.core
+    return core
+
+
+async def _uploads_dir(request: Request) -> Path:
+    directory: Path = request.app.state.uploads_dir
+    return directory
+
+
+CoreDep = Annotated[Core, Depends(_core)]
+UploadsDir = Annotated[Path, Depends(_uploads_dir)]
+
+
+def _actor(core: CoreDep, given: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]) -> Actor:
+    if given is None:
+        raise UnauthenticatedError(
+            "The request has no token.", remedy="Set BMI_TOKEN, or send `Authorization: Bearer …`."
+        )
+    return access.authenticate(core, given.credentials)
+
+
+ActorDep = Annotated[Actor, Depends(_actor)]
+
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        pattern=r"^[!-~]{1,128}$",
+        description="A request that is repeated with the same key gets the first one's operation.",
+    ),
+]
+
+ProjectQuery = Annotated[
+    str | None, Query(max_length=100, description="For administrators: the project that is meant.")
+]
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """Which part of a list is wanted."""
+
+    after: str
+    limit: int
+
+    @property
+    def fetch(self) -> int:
+        """One more than is shown tells whether there is a next page."""
+        return self.limit + 1
+
+    def cut(self, found: Sequence[T], cursor: Callable[[T], str]) -> tuple[Sequence[T], str | None]:
+        """The page, and where the next one begins if there is one."""
+        shown = found[: self.limit]
+        return shown, cursor(shown[-1]) if len(found) > self.limit else None
+
+
+async def _bounds(
+    after: Annotated[str, Query(max_length=200, description="`next` of the page before.")] = "",
+    limit: Annotated[int, Query(ge=1, le=1000, description="Items on a page.")] = 100,
+) -> Bounds:
+    return Bounds(after, limit)
+
+
+BoundsDep = Annotated[Bounds, Depends(_bounds)]
+
+
+def accepted(response: Response, view: OperationView) -> OperationView:
+    """Says where the operation can be watched (RFC 9110, 15.3.3)."""
+    response.headers["Location"] = f"/v1/operations/{view.operation.id}"
+    return view

@@ -1,0 +1,72 @@
+"""What surrounds every request: bounded bodies, security headers, and no traceback to anybody."""
+
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from bmi.api import problems
+from bmi.errors import BmiError, TooLargeError
+
+MAX_BODY_BYTES = 1 << 20
+UPLOAD = ("POST", "/v1/images")
+
+# Answers are data for one caller: nothing may keep, guess at, frame or run them.
+_HEADERS = [
+    (b"cache-control", b"no-store"),
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"x-content-type-options", b"nosniff"),
+]
+
+
+class Envelope:
+    """ASGI middleware around the whole app."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        begun = False
+
+        async def send_with_headers(message: Message) -> None:
+            nonlocal begun
+            if message["type"] == "http.response.start":
+                begun = True
+                message["headers"] = [*message.get("headers", ()), *_HEADERS]
+            await send(message)
+
+        try:
+            if (scope["method"], scope["path"]) != UPLOAD:
+                receive = await _read_whole(receive)
+            await self._app(scope, receive, send_with_headers)
+        except ClientDisconnect:
+            return
+        except Exception as error:
+            if begun:
+                raise
+            problem = error if isinstance(error, BmiError) else problems.defect(error)
+            await problems.response_of(problem)(scope, receive, send_with_headers)
+
+
+async def _read_whole(receive: Receive) -> Receive:
+    """Reads the body now, so that its size is known to be bearable before anything parses it."""
+    parts: list[bytes] = []
+    size_bytes = 0
+    more = True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        parts.append(message.get("body", b""))
+        size_bytes += len(parts[-1])
+        more = message.get("more_body", False)
+        if size_bytes > MAX_BODY_BYTES:
+            raise TooLargeError("The request is larger than 1 MiB.", remedy="Send less.")
+    whole: list[Message] = [{"type": "http.request", "body": b"".join(parts), "more_body": False}]
+
+    async def replay() -> Message:
+        return whole.pop() if whole else await receive()
+
+    return replay

@@ -1,0 +1,364 @@
+"""What the API shows: explicit models, so that nothing is shown by accident."""
+
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import Any, Generic, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from bmi.api.deps import Bounds
+from bmi.domain.nouns import Actor, Event, Json, NodeState, ObjectState, Role, Switch
+from bmi.domain.operations import OperationState, Step, StepState
+from bmi.errors import PROBLEM_BASE, ConfigError, DriverError, InternalError, TimedOutError
+from bmi.service.access import TokenView
+from bmi.service.core import OperationView
+from bmi.service.images import ImageView, SnapshotView
+from bmi.service.nodes import NodeView
+from bmi.service.projects import ProjectView
+
+V = TypeVar("V")
+M = TypeVar("M")
+
+# Problems whose text may name the site's own devices, addresses and paths.
+_OF_THE_SITE = {
+    PROBLEM_BASE + kind.code() for kind in (DriverError, TimedOutError, InternalError, ConfigError)
+}
+# This one is about the node's own boot, which is the project's business.
+_OF_THE_PROJECT = "await_up"
+
+
+def moment(seconds: float | None) -> datetime | None:
+    """Seconds since the epoch as a time that is written the RFC 3339 way, in UTC."""
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
+
+
+def _time(seconds: float) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)
+
+
+def _problem_for(actor: Actor, problem: Json | None) -> Json | None:
+    """A problem as this actor may read it: a member learns which step failed, not the site's addresses."""
+    if problem is None or actor.is_admin or problem.get("type") not in _OF_THE_SITE:
+        return problem
+    step = problem.get("step")
+    if step == _OF_THE_PROJECT:
+        return problem
+    kept = {
+        key: problem[key]
+        for key in ("type", "title", "status", "retryable", "step", "operation")
+        if key in problem
+    }
+    return kept | {
+        "detail": f"The site's equipment failed{f' at step {step}' if step else ''}.",
+        "remedy": "Try again, or ask an administrator, who sees the details.",
+    }
+
+
+class _Shown(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class Page(_Shown, Generic[M]):
+    """A part of a list; `next` is what to give as `after` for the part behind it."""
+
+    items: list[M]
+    next: str | None
+
+    @classmethod
+    def of(
+        cls, bounds: Bounds, found: Sequence[V], cursor: Callable[[V], str], show: Callable[[V], M]
+    ) -> Self:
+        shown, following = bounds.cut(found, cursor)
+        return cls(items=[show(one) for one in shown], next=following)
+
+
+class Problem(BaseModel):
+    """RFC 9457; more members may follow, such as `field`, `operation`, `users`, `step`."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str = Field(examples=["urn:bmi:problem:invalid-state"])
+    title: str
+    status: int
+    detail: str
+    retryable: bool = Field(description="Whether the same request can succeed later.")
+    remedy: str = Field("", description="What to do about it.")
+
+
+class Health(_Shown):
+    status: str
+    version: str
+
+
+class Whoami(_Shown):
+    name: str
+    role: Role
+    project: str | None
+
+    @classmethod
+    def of(cls, actor: Actor, project: str | None) -> Self:
+        return cls(name=actor.name, role=actor.role, project=project)
+
+
+class NetworkShown(_Shown):
+    vlan: int
+    address: str = Field(description="BMI's own address in it, with the prefix length.")
+    state: ObjectState
+
+
+class ProjectShown(_Shown):
+    name: str
+    network: NetworkShown | None
+    created_at: datetime
+
+    @classmethod
+    def of(cls, view: ProjectView) -> Self:
+        network = view.network
+        return cls(
+            name=view.project.name,
+            network=NetworkShown(vlan=network.vlan, address=network.address, state=network.state)
+            if network
+            else None,
+            created_at=_time(view.project.created_at),
+        )
+
+
+class TokenShown(_Shown):
+    name: str
+    role: Role
+    project: str | None
+    created_at: datetime
+    expires_at: datetime | None
+
+    @classmethod
+    def of(cls, view: TokenView) -> Self:
+        token = view.token
+        return cls(
+            name=token.name,
+            role=token.role,
+            project=view.project,
+            created_at=_time(token.created_at),
+            expires_at=moment(token.expires_at),
+        )
+
+
+class NewTokenShown(TokenShown):
+    secret: str = Field(description="What to send as bearer token. It is shown this once.")
+
+
+class SwitchShown(_Shown):
+    name: str
+    driver: str
+    options: Json
+    created_at: datetime
+
+    @classmethod
+    def of(cls, switch: Switch) -> Self:
+        return cls(
+            name=switch.name,
+            driver=switch.driver,
+            options=switch.options,
+            created_at=_time(switch.created_at),
+        )
+
+
+class StepShown(_Shown):
+    name: str
+    after: tuple[str, ...] = Field(description="The steps that must be done first.")
+    state: StepState
+    attempts: int = Field(description="How often it has failed so far.")
+    problem: Json | None
+    result: Json | None = Field(description="What it found or made; for administrators.")
+    started_at: datetime | None
+    finished_at: datetime | None
+
+    @classmethod
+    def of(cls, actor: Actor, step: Step) -> Self:
+        return cls(
+            name=step.name,
+            after=step.after,
+            state=step.state,
+            attempts=step.attempts,
+            problem=_problem_for(actor, step.problem),
+            result=step.result if actor.is_admin else None,
+            started_at=moment(step.started_at),
+            finished_at=moment(step.finished_at),
+        )
+
+
+class OperationShown(_Shown):
+    id: str
+    kind: str
+    state: OperationState
+    subject_kind: str
+    subject_name: str
+    actor: str
+    args: Json
+    problem: Json | None
+    cancel_requested: bool
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    steps: list[StepShown]
+
+    @classmethod
+    def of(cls, actor: Actor, view: OperationView) -> Self:
+        operation = view.operation
+        return cls(
+            id=operation.id,
+            kind=operation.kind,
+            state=operation.state,
+            subject_kind=operation.subject_kind,
+            subject_name=operation.subject_name,
+            actor=operation.actor,
+            args=operation.args,
+            problem=_problem_for(actor, operation.problem),
+            cancel_requested=operation.cancel_requested,
+            created_at=_time(operation.created_at),
+            started_at=moment(operation.started_at),
+            finished_at=moment(operation.finished_at),
+            steps=[StepShown.of(actor, step) for step in view.steps],
+        )
+
+
+class BmcShown(_Shown):
+    driver: str
+    address: str
+    username: str
+    verify_tls: bool
+
+
+class LiveOperation(_Shown):
+    id: str
+    kind: str
+    state: OperationState
+
+
+class VolumeShown(_Shown):
+    id: str
+    state: ObjectState
+    size_bytes: int
+
+
+class NodeShown(_Shown):
+    """A node. Members see only name and state of one that nobody has; wiring and BMC are for administrators."""
+
+    name: str
+    state: NodeState
+    project: str | None = None
+    mac: str | None = None
+    address: str | None = Field(None, description="Its fixed IPv4 address in the project's network.")
+    image: str | None = None
+    snapshot: str | None = None
+    volume: VolumeShown | None = None
+    operation: LiveOperation | None = Field(None, description="What is being done to it right now.")
+    problem: Json | None = Field(None, description="Why it is in state `error`.")
+    switch: str | None = None
+    port: str | None = None
+    bmc: BmcShown | None = None
+    created_at: datetime | None = None
+
+    @classmethod
+    def of(cls, actor: Actor, view: NodeView) -> Self:
+        node, nic, volume, operation = view.node, view.nic, view.volume, view.operation
+        if not actor.is_admin and node.project_id is None:
+            return cls(name=node.name, state=node.state)
+        site: dict[str, Any] = {}
+        if actor.is_admin:
+            bmc = BmcShown(
+                driver=node.bmc_driver,
+                address=node.bmc_address,
+                username=node.bmc_username,
+                verify_tls=node.bmc_verify_tls,
+            )
+            site = {"switch": view.switch, "port": nic.port if nic else None, "bmc": bmc}
+        return cls(
+            name=node.name,
+            state=node.state,
+            project=view.project,
+            mac=nic.mac if nic else None,
+            address=view.address,
+            image=view.image,
+            snapshot=view.snapshot,
+            volume=VolumeShown(id=volume.id, state=volume.state, size_bytes=volume.size_bytes)
+            if volume
+            else None,
+            operation=LiveOperation(id=operation.id, kind=operation.kind, state=operation.state)
+            if operation
+            else None,
+            problem=_problem_for(actor, node.problem),
+            created_at=_time(node.created_at),
+            **site,
+        )
+
+
+class EventShown(_Shown):
+    id: int
+    at: datetime
+    stage: str
+    detail: str
+    operation: str | None
+
+    @classmethod
+    def of(cls, event: Event) -> Self:
+        return cls(
+            id=event.id,
+            at=_time(event.at),
+            stage=event.stage,
+            detail=event.detail,
+            operation=event.operation_id,
+        )
+
+
+class ImageShown(_Shown):
+    id: str
+    name: str
+    project: str | None = Field(description="Its owner; null is the site.")
+    public: bool
+    state: ObjectState
+    format: str | None = Field(description="What was uploaded: raw or qcow2.")
+    size_bytes: int | None = Field(description="Size of the disk.")
+    sha256: str | None = Field(description="Of the uploaded file.")
+    boot: Json | None = Field(description="What was found in it to boot.")
+    created_at: datetime
+
+    @classmethod
+    def of(cls, view: ImageView) -> Self:
+        image = view.image
+        return cls(
+            id=image.id,
+            name=image.name,
+            project=view.project,
+            public=image.public,
+            state=image.state,
+            format=image.format,
+            size_bytes=image.size_bytes,
+            sha256=image.sha256,
+            boot=image.boot,
+            created_at=_time(image.created_at),
+        )
+
+
+class SnapshotShown(_Shown):
+    id: str
+    name: str
+    project: str
+    node: str = Field(description="The node whose volume was frozen.")
+    image: str = Field(description="The image that the volume was cloned from.")
+    state: ObjectState
+    size_bytes: int
+    created_at: datetime
+
+    @classmethod
+    def of(cls, view: SnapshotView) -> Self:
+        snapshot = view.snapshot
+        return cls(
+            id=snapshot.id,
+            name=snapshot.name,
+            project=view.project,
+            node=snapshot.node_name,
+            image=view.image,
+            state=snapshot.state,
+            size_bytes=snapshot.size_bytes,
+            created_at=_time(snapshot.created_at),
+        )

@@ -1,0 +1,229 @@
+"""bmi node, bmi provision, bmi release: the machines."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Literal
+
+import click
+
+from bmi.cli import output
+from bmi.cli.session import Session, pass_session
+from bmi.cli.waiting import operated, wait_options
+
+_LIST: output.Columns = {
+    "NAME": lambda node: node["name"],
+    "STATE": lambda node: node["state"],
+    "PROJECT": lambda node: node["project"],
+    "ADDRESS": lambda node: node["address"],
+    "IMAGE": lambda node: node["image"],
+    "MAC": lambda node: node["mac"],
+    "OPERATION": lambda node: (node["operation"] or {}).get("kind"),
+}
+_SHOW: output.Columns = {
+    "name": lambda node: node["name"],
+    "state": lambda node: node["state"],
+    "problem": lambda node: output.problem(node["problem"]),
+    "project": lambda node: node["project"],
+    "address": lambda node: node["address"],
+    "image": lambda node: node["image"],
+    "snapshot": lambda node: node["snapshot"],
+    "volume": lambda node: (
+        node["volume"]
+        and f"{node['volume']['id']}, {output.size(node['volume']['size_bytes'])}, {node['volume']['state']}"
+    ),
+    "operation": lambda node: (
+        node["operation"]
+        and f"{node['operation']['id']} ({node['operation']['kind']}) is {node['operation']['state']}"
+    ),
+    "mac": lambda node: node["mac"],
+    "switch port": lambda node: node["switch"] and f"{node['switch']} {node['port']}",
+    "BMC": lambda node: node["bmc"] and f"{node['bmc']['driver']}+{node['bmc']['address']}",
+    "registered": lambda node: output.when(node["created_at"]),
+}
+
+
+@click.group()
+def node() -> None:
+    """Nodes: the machines in the pool."""
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise click.BadParameter(f"{file} cannot be read as text: {error}.") from error
+
+
+def _password(file: Path | None) -> str:
+    """From the file, from BMI_BMC_PASSWORD, or asked for: never from the command line, which others can read."""
+    if file is not None:
+        return _text(file).rstrip("\r\n")
+    if "BMI_BMC_PASSWORD" in os.environ:
+        return os.environ["BMI_BMC_PASSWORD"]
+    if sys.stdin.isatty():
+        return str(click.prompt("BMC password", hide_input=True, err=True))
+    raise click.UsageError("The BMC's password is missing: give --bmc-password-file or set BMI_BMC_PASSWORD.")
+
+
+@node.command()
+@click.argument("name")
+@click.option("--mac", required=True, help="Address of the NIC that it boots from.")
+@click.option("--bmc", required=True, metavar="DRIVER+URL", help="Such as redfish+https://10.0.0.5.")
+@click.option(
+    "--bmc-user",
+    default="",
+    help="User name at the BMC; the password comes from a file, BMI_BMC_PASSWORD or a prompt.",
+)
+@click.option("--bmc-password-file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--bmc-verify-tls/--no-bmc-verify-tls", default=True, help="Check the BMC's certificate.")
+@click.option("--switch", help="The switch that it is cabled to.")
+@click.option("--port", help="The port there.")
+@wait_options
+@pass_session
+def register(
+    session: Session,
+    name: str,
+    mac: str,
+    bmc: str,
+    bmc_user: str,
+    bmc_password_file: Path | None,
+    bmc_verify_tls: bool,
+    switch: str | None,
+    port: str | None,
+    wait: bool,
+    timeout_s: float,
+) -> None:
+    """Take a node into the pool: its port is closed, its BMC asked."""
+    made = session.client.register_node(
+        name,
+        mac=mac,
+        bmc=bmc,
+        bmc_username=bmc_user,
+        bmc_password=_password(bmc_password_file) if bmc_user or bmc_password_file else "",
+        bmc_verify_tls=bmc_verify_tls,
+        switch=switch,
+        port=port,
+    )
+    operated(session, made, wait=wait, timeout_s=timeout_s)
+
+
+@node.command("list")
+@output.json_option
+@pass_session
+def list_nodes(session: Session) -> None:
+    """List the nodes that you may see."""
+    output.items(session, session.client.list_nodes(), _LIST)
+
+
+@node.command()
+@click.argument("name")
+@output.json_option
+@pass_session
+def show(session: Session, name: str) -> None:
+    """Show one node."""
+    output.item(session, session.client.get_node(name), _SHOW)
+
+
+@node.command()
+@click.argument("name")
+@output.json_option
+@pass_session
+def events(session: Session, name: str) -> None:
+    """Show a node's timeline."""
+    output.items(
+        session,
+        session.client.list_events(name),
+        {
+            "TIME": lambda event: output.when(event["at"]),
+            "STAGE": lambda event: event["stage"],
+            "DETAIL": lambda event: event["detail"],
+        },
+    )
+
+
+@node.command()
+@click.argument("name")
+@click.argument("action", type=click.Choice(["on", "off", "cycle"]))
+@wait_options
+@pass_session
+def power(
+    session: Session, name: str, action: Literal["on", "off", "cycle"], wait: bool, timeout_s: float
+) -> None:
+    """Power an active node on, off, or off and on."""
+    operated(session, session.client.power_node(name, action), wait=wait, timeout_s=timeout_s)
+
+
+@node.command()
+@click.argument("name")
+@wait_options
+@pass_session
+def delete(session: Session, name: str, wait: bool, timeout_s: float) -> None:
+    """Take a node out of the pool."""
+    operated(session, session.client.delete_node(name), wait=wait, timeout_s=timeout_s)
+
+
+@click.command()
+@click.argument("node")
+@click.option("--image", help="Boot from a clone of this image.")
+@click.option("--snapshot", help="Boot from a clone of this snapshot.")
+@click.option("--project", help="For administrators: the project that gets the node.")
+@click.option("--hostname", help="By default the node's name.")
+@click.option(
+    "--ssh-key",
+    "ssh_key_files",
+    multiple=True,
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="File with public keys that may log in. May be repeated.",
+)
+@click.option(
+    "--user-data",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="File with cloud-init user-data.",
+)
+@wait_options
+@pass_session
+def provision(
+    session: Session,
+    node: str,
+    image: str | None,
+    snapshot: str | None,
+    project: str | None,
+    hostname: str | None,
+    ssh_key_files: tuple[Path, ...],
+    user_data: Path | None,
+    wait: bool,
+    timeout_s: float,
+) -> None:
+    """Boot a free node from a fresh clone of an image or a snapshot."""
+    if (image is None) == (snapshot is None):
+        raise click.UsageError("Give exactly one of --image and --snapshot.")
+    made = session.client.provision_node(
+        node,
+        image=image,
+        snapshot=snapshot,
+        project=project,
+        hostname=hostname,
+        ssh_keys=[key for file in ssh_key_files for key in _public_keys(file)],
+        user_data=_text(user_data) if user_data else "",
+    )
+    operated(session, made, wait=wait, timeout_s=timeout_s)
+
+
+def _public_keys(file: Path) -> list[str]:
+    """The lines of an OpenSSH .pub or authorized_keys file, comments aside (sshd(8))."""
+    lines = [line.strip() for line in _text(file).splitlines()]
+    if any("PRIVATE KEY" in line for line in lines):
+        raise click.BadParameter(
+            f"{file} is a private key; give the .pub file beside it.", param_hint="--ssh-key"
+        )
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+@click.command()
+@click.argument("node")
+@wait_options
+@pass_session
+def release(session: Session, node: str, wait: bool, timeout_s: float) -> None:
+    """Take a node back: off, its port closed, its volume gone."""
+    operated(session, session.client.release_node(node), wait=wait, timeout_s=timeout_s)

@@ -1,0 +1,277 @@
+"""Typed HTTP client of the API /v1; a problem document comes back as the error it was made from."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Literal, cast
+
+from bmi.client.documents import (
+    Event,
+    Image,
+    Json,
+    NewToken,
+    Node,
+    Operation,
+    Project,
+    Snapshot,
+    Switch,
+    Token,
+    Whoami,
+    has_ended,
+    succeeded,
+)
+from bmi.client.transport import Transport, path
+from bmi.errors import TimedOutError, UnavailableError
+
+__all__ = ["Client", "Operation", "has_ended", "succeeded"]
+
+PowerAction = Literal["on", "off", "cycle"]
+
+
+class Client(Transport):
+    """One server and one token. Every method raises the BmiError of the server's problem document, or
+    UnavailableError when there is no answer.
+
+    A call that makes an operation carries an Idempotency-Key, so that it is safely sent once more when the
+    connection breaks before the answer. `transport` replaces the network (for tests).
+    """
+
+    # ---- site ---------------------------------------------------------------------------------------
+
+    def health(self) -> dict[str, str]:
+        """The server's status and version; needs no token."""
+        return cast("dict[str, str]", self._get("/health"))
+
+    def whoami(self) -> Whoami:
+        """Whose token this is."""
+        return cast("Whoami", self._get("/whoami"))
+
+    def list_tokens(self) -> list[Token]:
+        """All tokens, without their secrets."""
+        return cast("list[Token]", self._list("/tokens"))
+
+    def create_token(
+        self, name: str, *, project: str | None = None, lifetime_s: float | None = None
+    ) -> NewToken:
+        """A token for a project's member, or for an administrator; `secret` is known only now."""
+        body = {"name": name, "project": project, "lifetime_s": lifetime_s}
+        return cast("NewToken", self._call("POST", "/tokens", body))
+
+    def revoke_token(self, name: str) -> None:
+        """Ends a token at once."""
+        self._call("DELETE", path("tokens", name))
+
+    def list_switches(self) -> list[Switch]:
+        """All switches."""
+        return cast("list[Switch]", self._list("/switches"))
+
+    def register_switch(self, name: str, *, driver: str, options: Json | None = None) -> Switch:
+        """Makes a switch known."""
+        body = {"name": name, "driver": driver, "options": options or {}}
+        return cast("Switch", self._call("POST", "/switches", body))
+
+    def remove_switch(self, name: str) -> None:
+        """Forgets a switch that no node is cabled to."""
+        self._call("DELETE", path("switches", name))
+
+    # ---- projects -----------------------------------------------------------------------------------
+
+    def list_projects(self) -> list[Project]:
+        """The projects that the caller may see."""
+        return cast("list[Project]", self._list("/projects"))
+
+    def get_project(self, name: str) -> Project:
+        """One project."""
+        return cast("Project", self._get(path("projects", name)))
+
+    def create_project(self, name: str, *, vlan: int | None = None, address: str | None = None) -> Operation:
+        """A project; the operation opens its boot network."""
+        return self._operate("POST", "/projects", {"name": name, "vlan": vlan, "address": address})
+
+    def delete_project(self, name: str) -> Operation:
+        """Closes an empty project's network and forgets the project."""
+        return self._operate("DELETE", path("projects", name))
+
+    # ---- nodes --------------------------------------------------------------------------------------
+
+    def list_nodes(self) -> list[Node]:
+        """The nodes that the caller may see."""
+        return cast("list[Node]", self._list("/nodes"))
+
+    def get_node(self, name: str) -> Node:
+        """One node."""
+        return cast("Node", self._get(path("nodes", name)))
+
+    def register_node(
+        self,
+        name: str,
+        *,
+        mac: str,
+        bmc: str,
+        bmc_username: str = "",
+        bmc_password: str = "",
+        bmc_verify_tls: bool = True,
+        switch: str | None = None,
+        port: str | None = None,
+    ) -> Operation:
+        """Takes a node into the pool. `bmc` is `<driver>+<URL>`."""
+        body = {
+            "name": name,
+            "mac": mac,
+            "bmc": bmc,
+            "bmc_username": bmc_username,
+            "bmc_password": bmc_password,
+            "bmc_verify_tls": bmc_verify_tls,
+            "switch": switch,
+            "port": port,
+        }
+        return self._operate("POST", "/nodes", body)
+
+    def delete_node(self, name: str) -> Operation:
+        """Takes a node out of the pool."""
+        return self._operate("DELETE", path("nodes", name))
+
+    def provision_node(
+        self,
+        name: str,
+        *,
+        image: str | None = None,
+        snapshot: str | None = None,
+        project: str | None = None,
+        hostname: str | None = None,
+        ssh_keys: Sequence[str] = (),
+        user_data: str = "",
+    ) -> Operation:
+        """Boots a free node from a fresh clone of exactly one of `image` and `snapshot`."""
+        body = {
+            "image": image,
+            "snapshot": snapshot,
+            "project": project,
+            "hostname": hostname,
+            "ssh_keys": list(ssh_keys),
+            "user_data": user_data,
+        }
+        return self._operate("POST", path("nodes", name, "provision"), body)
+
+    def release_node(self, name: str) -> Operation:
+        """Takes a node back; its volume is deleted."""
+        return self._operate("POST", path("nodes", name, "release"))
+
+    def power_node(self, name: str, action: PowerAction) -> Operation:
+        """Powers an active node."""
+        return self._operate("POST", path("nodes", name, "power"), {"action": action})
+
+    def list_events(self, name: str) -> list[Event]:
+        """A node's timeline, oldest first."""
+        return cast("list[Event]", self._list(path("nodes", name, "events")))
+
+    # ---- images and snapshots -----------------------------------------------------------------------
+
+    def list_images(self) -> list[Image]:
+        """The images that the caller may use."""
+        return cast("list[Image]", self._list("/images"))
+
+    def get_image(self, name: str, *, project: str | None = None) -> Image:
+        """One image; an administrator may say of which project."""
+        return cast("Image", self._get(path("images", name), project=project))
+
+    def import_image(
+        self,
+        name: str,
+        file: Path,
+        *,
+        project: str | None = None,
+        public: bool = False,
+        on_progress: Callable[[int, int], None] = lambda _sent, _total: None,
+    ) -> Operation:
+        """Uploads a disk image; the operation converts it. `on_progress` is told the bytes sent and the
+        bytes in all. Raises InvalidInputError when the file cannot be read.
+        """
+        query = {"name": name, "project": project, "public": "true" if public else None}
+        return self._upload("/images", file, query, on_progress)
+
+    def delete_image(self, name: str, *, project: str | None = None) -> Operation:
+        """Removes an image that nothing depends on."""
+        return self._operate("DELETE", path("images", name), project=project)
+
+    def list_snapshots(self) -> list[Snapshot]:
+        """The snapshots that the caller may see."""
+        return cast("list[Snapshot]", self._list("/snapshots"))
+
+    def get_snapshot(self, name: str, *, project: str | None = None) -> Snapshot:
+        """One snapshot; an administrator says of which project."""
+        return cast("Snapshot", self._get(path("snapshots", name), project=project))
+
+    def create_snapshot(self, node: str, name: str) -> Operation:
+        """Freezes the volume of an active node."""
+        return self._operate("POST", path("nodes", node, "snapshots"), {"name": name})
+
+    def delete_snapshot(self, name: str, *, project: str | None = None) -> Operation:
+        """Removes a snapshot that no node was provisioned from."""
+        return self._operate("DELETE", path("snapshots", name), project=project)
+
+    # ---- operations ---------------------------------------------------------------------------------
+
+    def list_operations(
+        self, *, live: bool = False, subject: str | None = None, limit: int | None = None
+    ) -> list[Operation]:
+        """The operations, newest first; `limit` keeps it to that many."""
+        found = self._list("/operations", limit=limit, live="true" if live else None, subject=subject)
+        return cast("list[Operation]", found)
+
+    def get_operation(self, operation_id: str) -> Operation:
+        """One operation with its steps."""
+        return cast("Operation", self._get(path("operations", operation_id)))
+
+    def cancel_operation(self, operation_id: str) -> Operation:
+        """Asks for an end; what was done is undone."""
+        return cast("Operation", self._call("POST", path("operations", operation_id, "cancel")))
+
+    def retry_operation(self, operation_id: str) -> Operation:
+        """Goes on with a failed operation where it failed."""
+        return cast("Operation", self._call("POST", path("operations", operation_id, "retry")))
+
+    def follow(
+        self, operation_id: str, *, timeout_s: float = 3600, poll_s: float = 0.2
+    ) -> Iterator[Operation]:
+        """The operation as it is now and after every change, until it has ended. Raises TimedOutError.
+
+        A server that is away for a moment (a restart, say) is waited for.
+        """
+        deadline = time.monotonic() + timeout_s
+        last: Operation | None = None
+        while True:
+            try:
+                operation = self.get_operation(operation_id)
+            except UnavailableError:
+                if last is None or time.monotonic() >= deadline:
+                    raise
+                operation = last
+            if operation != last:
+                yield operation
+                last = operation
+            if has_ended(operation):
+                return
+            if time.monotonic() >= deadline:
+                raise TimedOutError(
+                    f"Operation {operation_id} ({operation['kind']} of {operation['subject_name']}) has not ended "
+                    f"after {timeout_s:g} s; it goes on.",
+                    remedy=f"Wait again (bmi operation wait {operation_id}) or cancel it (bmi operation cancel "
+                    f"{operation_id}).",
+                    operation=operation_id,
+                )
+            time.sleep(poll_s)
+
+    def wait(
+        self,
+        operation_id: str,
+        on_change: Callable[[Operation], None] = lambda _operation: None,
+        timeout_s: float = 3600,
+        poll_s: float = 0.2,
+    ) -> Operation:
+        """The ended operation, whatever its end (see `succeeded`); `on_change` is told every change before.
+        Raises TimedOutError.
+        """
+        for operation in self.follow(operation_id, timeout_s=timeout_s, poll_s=poll_s):
+            on_change(operation)
+        return operation

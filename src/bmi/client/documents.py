@@ -1,0 +1,153 @@
+"""What the API answers: its models, as plain dictionaries."""
+
+from typing import Any, Final, TypedDict
+
+from bmi.errors import from_problem
+
+Json = dict[str, Any]
+
+_ENDED: Final = frozenset({"succeeded", "failed", "cancelled"})
+
+
+class Whoami(TypedDict):
+    name: str
+    role: str
+    project: str | None
+
+
+class Network(TypedDict):
+    vlan: int
+    address: str
+    state: str
+
+
+class Project(TypedDict):
+    name: str
+    network: Network | None
+    created_at: str
+
+
+class Token(TypedDict):
+    name: str
+    role: str
+    project: str | None
+    created_at: str
+    expires_at: str | None
+
+
+class NewToken(Token):
+    secret: str
+
+
+class Switch(TypedDict):
+    name: str
+    driver: str
+    options: Json
+    created_at: str
+
+
+class Step(TypedDict):
+    name: str
+    after: list[str]
+    state: str
+    attempts: int
+    problem: Json | None
+    result: Json | None
+    started_at: str | None
+    finished_at: str | None
+
+
+class Operation(TypedDict):
+    id: str
+    kind: str
+    state: str
+    subject_kind: str
+    subject_name: str
+    actor: str
+    args: Json
+    problem: Json | None
+    cancel_requested: bool
+    created_at: str
+    started_at: str | None
+    finished_at: str | None
+    steps: list[Step]
+
+
+class LiveOperation(TypedDict):
+    id: str
+    kind: str
+    state: str
+
+
+class Volume(TypedDict):
+    id: str
+    state: str
+    size_bytes: int
+
+
+class Bmc(TypedDict):
+    driver: str
+    address: str
+    username: str
+    verify_tls: bool
+
+
+class Node(TypedDict):
+    name: str
+    state: str
+    project: str | None
+    mac: str | None
+    address: str | None
+    image: str | None
+    snapshot: str | None
+    volume: Volume | None
+    operation: LiveOperation | None
+    problem: Json | None
+    switch: str | None
+    port: str | None
+    bmc: Bmc | None
+    created_at: str | None
+
+
+class Event(TypedDict):
+    id: int
+    at: str
+    stage: str
+    detail: str
+    operation: str | None
+
+
+class Image(TypedDict):
+    id: str
+    name: str
+    project: str | None
+    public: bool
+    state: str
+    format: str | None
+    size_bytes: int | None
+    sha256: str | None
+    boot: Json | None
+    created_at: str
+
+
+class Snapshot(TypedDict):
+    id: str
+    name: str
+    project: str
+    node: str
+    image: str
+    state: str
+    size_bytes: int
+    created_at: str
+
+
+def has_ended(operation: Operation) -> bool:
+    """Whether the operation has succeeded, failed or been cancelled."""
+    return operation["state"] in _ENDED
+
+
+def succeeded(operation: Operation) -> Operation:
+    """The same operation if it succeeded; else raises the error that it ended with."""
+    if operation["state"] != "succeeded":
+        raise from_problem(operation["problem"] or {"detail": f"The operation has {operation['state']}."})
+    return operation

@@ -1,0 +1,163 @@
+"""What a booting machine is told: its address, and an iPXE script. Pure text and records.
+
+iPXE commands as in Debian 12's build (2019): HTTP and iSCSI with CHAP, `sanhook`, several initrds.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from bmi.domain.nouns import Json
+from bmi.errors import InternalError
+
+Firmware = Literal["ipxe", "bios", "uefi64", "os"]
+
+# Visible ASCII without what iPXE would expand (`$`), end a command with (`#`, `;`, `&`, `|`) or quote.
+_WORD = re.compile(r"[A-Za-z0-9._:/@%+,=~\[\]-]+")
+_WORDS = re.compile(rf"({_WORD.pattern}( {_WORD.pattern})*)?")
+
+_WAIT_S = 2
+_RETRY_S = 10
+_NOTHING_S = 30
+
+
+@dataclass(frozen=True)
+class Foot:
+    """A network that is served: where BMI's interface in it is, and its address (CIDR notation)."""
+
+    network_id: str
+    netns: str
+    interface: str
+    address: str
+
+
+@dataclass(frozen=True)
+class Offer:
+    """An address for a NIC: its own one, for ever, or for a firmware that has nothing to boot here one for
+    `lease_s`, to be told so. `boot_token` is None for that, and for a running OS.
+    """
+
+    address: str
+    boot_token: str | None
+    lease_s: int = 0xFFFFFFFF  # RFC 2131, section 3.3: infinity
+
+
+@dataclass(frozen=True)
+class Boot:
+    """Everything that one live boot may read. `method` "wait" means that the volume is not offered yet."""
+
+    method: Literal["kernel", "sanboot", "wait"]
+    node: str
+    reason: str = ""
+    portal: str = ""
+    portal_port: int = 3260
+    iqn: str = ""
+    initiator: str = ""
+    chap_user: str = ""
+    chap_secret: str = field(default="", repr=False)
+    kernel_args: str = ""
+    image_id: str = ""
+    hostname: str = ""
+    meta_data: str = field(default="", repr=False)
+    user_data: str = field(default="", repr=False)
+
+
+def _word(value: object) -> str:
+    text = str(value)
+    if not _WORD.fullmatch(text):
+        raise InternalError(f"{text!r} cannot stand in a boot script.")
+    return text
+
+
+def iscsi_uri(boot: Boot) -> str:
+    """The root path of the volume (RFC 4173): `iscsi:<server>:<protocol>:<port>:<LUN>:<target>`."""
+    return f"iscsi:{_word(boot.portal)}:tcp:{boot.portal_port}:1:{_word(boot.iqn)}"
+
+
+def ipxe_script(boot: Boot, base_url: str) -> str:
+    """The script of one boot; everything that it fetches is below `base_url`.
+
+    Secrets reach Linux in the iBFT that `sanhook` leaves behind, none on the kernel's command line.
+    Whatever fails is said on the console, reported, and tried again from the start.
+    """
+    base = _word(base_url)
+    if boot.method == "wait":
+        return "\n".join(
+            (
+                "#!ipxe",
+                f"echo BMI: {_word(boot.node)} waits for its volume",
+                f"sleep {_WAIT_S}",
+                f"chain --replace {base}/ipxe || shell",
+                "",
+            )
+        )
+    attach = "sanboot --drive 0x80" if boot.method == "sanboot" else "sanhook --drive 0x80"
+    lines = [
+        "#!ipxe",
+        f"echo BMI: {_word(boot.node)} boots {_word(boot.iqn)}",
+        f"set initiator-iqn {_word(boot.initiator)}",
+        f"set username {_word(boot.chap_user)}",
+        f"set password {_word(boot.chap_secret)}",
+        f"set stage {'sanboot' if boot.method == 'sanboot' else 'sanhook'}",
+        f"{attach} {iscsi_uri(boot)} || goto failed",
+    ]
+    if boot.method == "kernel":
+        args = f" {boot.kernel_args}" if boot.kernel_args else ""
+        if not _WORDS.fullmatch(boot.kernel_args):
+            raise InternalError(f"Kernel arguments {boot.kernel_args!r} cannot stand in a boot script.")
+        lines += [
+            "set stage kernel",
+            f"kernel {base}/kernel{args} || goto failed",
+            "set stage initrd",
+            f"initrd {base}/initrd || goto failed",
+            # A name after the URL makes iPXE wrap the file into a cpio archive of its own.
+            f"initrd {base}/boot.env /etc/bmi/boot.env mode=0600 || goto failed",
+            f"initrd {base}/meta-data /etc/bmi/seed/meta-data mode=0600 || goto failed",
+            f"initrd {base}/user-data /etc/bmi/seed/user-data mode=0600 || goto failed",
+            "set stage boot",
+            "boot || goto failed",
+        ]
+    lines += [
+        ":failed",
+        f"echo BMI: ${{stage}} failed (${{errno}}), trying again in {_RETRY_S} s",
+        f"imgfetch --timeout 3000 {base}/failed?stage=${{stage}}&errno=${{errno}} ||",
+        "imgfree",
+        "sanunhook --drive 0x80 ||",
+        f"sleep {_RETRY_S}",
+        f"chain --replace {base}/ipxe || reboot",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def nothing_script(reason: str) -> str:
+    """For a machine that has nothing to boot: says so on its console and asks again, slowly."""
+    said = re.sub(r"[^A-Za-z0-9 .,:_-]", "", reason)
+    # Asking DHCP again finds out when there is something to boot at last.
+    again = "dhcp && chain --replace ${filename} || reboot"
+    return "\n".join(("#!ipxe", f"echo BMI: {said}", f"sleep {_NOTHING_S}", again, ""))
+
+
+def boot_env(values: Mapping[str, str]) -> str:
+    """Shell assignments that any POSIX shell reads back as the same values."""
+    return "".join("{}='{}'\n".format(name, value.replace("'", "'\\''")) for name, value in values.items())
+
+
+def meta_data(instance_id: str, seed: Json) -> str:
+    """cloud-init's NoCloud meta-data. JSON is YAML; a new volume is a new instance."""
+    name = seed["hostname"]
+    return json.dumps(
+        {
+            "instance-id": instance_id,
+            "hostname": name,
+            "local-hostname": name,
+            "public-keys": seed["ssh_keys"],
+        }
+    )
+
+
+def user_data(seed: Json) -> str:
+    """The user's own user-data, as it is; an empty one is a cloud-config that changes nothing."""
+    return seed["user_data"] or "#cloud-config\n{}\n"

@@ -1,0 +1,133 @@
+"""The boot listener: everything below `/boot/<token>/` on one project's network, and nothing else."""
+
+import logging
+from pathlib import Path
+
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import FileResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
+from bmi.domain.boot import Boot, Foot, boot_env, ipxe_script, nothing_script
+from bmi.errors import BmiError, NotFoundError
+from bmi.netboot.desk import Desk
+
+log = logging.getLogger(__name__)
+
+_MAX_REPORT_BYTES = 2000
+_REPORTS = frozenset({"initramfs", "disk", "root", "up", "failed"})
+_HEADERS = {"Cache-Control": "no-store"}
+
+
+def boot_url(foot: Foot, port: int, token: str | None) -> str:
+    """Where iPXE finds the script of a boot, or the word that there is none."""
+    host = foot.address.partition("/")[0]
+    return f"http://{host}:{port}/boot/{token}/ipxe" if token else f"http://{host}:{port}/nothing"
+
+
+def create_app(desk: Desk, foot: Foot, port: int, boot_dir: Path) -> Starlette:
+    """The listener's application for one network. `boot_dir` holds `<image id>/kernel` and `initrd`."""
+    listener = _Listener(desk, foot, port, boot_dir)
+    return Starlette(
+        routes=[
+            Route("/nothing", listener.nothing),
+            Route("/boot/{token}/ipxe", listener.script),
+            *(
+                Route(f"/boot/{{token}}/{name}", listener.artefact, name=name)
+                for name in ("kernel", "initrd")
+            ),
+            Route("/boot/{token}/boot.env", listener.boot_env),
+            Route("/boot/{token}/meta-data", listener.meta_data),
+            Route("/boot/{token}/user-data", listener.user_data),
+            Route("/boot/{token}/failed", listener.failed),
+            Route("/boot/{token}/report/{stage}", listener.report, methods=["POST"]),
+        ],
+        exception_handlers={BmiError: _refuse, Exception: _stumble},
+    )
+
+
+class _Listener:
+    """What one network's machines may ask. Plain functions run in threads, so that they may block."""
+
+    def __init__(self, desk: Desk, foot: Foot, port: int, boot_dir: Path) -> None:
+        self._desk = desk
+        self._foot = foot
+        self._port = port
+        self._boot_dir = boot_dir
+
+    def nothing(self, _request: Request) -> Response:
+        return _text(nothing_script("this machine has nothing to boot on this network; provision it first"))
+
+    def script(self, request: Request) -> Response:
+        boot = self._boot(request)
+        if boot.method != "wait":
+            self._note(request, "script", boot.method)
+        return _text(ipxe_script(boot, self._base_url(request)))
+
+    def artefact(self, request: Request) -> Response:
+        boot, name = self._boot(request), request.url.path.rpartition("/")[2]
+        path = self._boot_dir / boot.image_id / name
+        if boot.method != "kernel" or not path.is_file():
+            raise NotFoundError("boot file", name)
+        self._note(request, name, f"bytes={path.stat().st_size}")
+        return FileResponse(path, media_type="application/octet-stream", headers=_HEADERS)
+
+    def boot_env(self, request: Request) -> Response:
+        boot = self._boot(request)
+        report_url = f"{self._base_url(request)}/report"
+        return _text(boot_env({"BMI_REPORT_URL": report_url, "BMI_HOSTNAME": boot.hostname}))
+
+    def meta_data(self, request: Request) -> Response:
+        return _text(self._boot(request).meta_data)
+
+    def user_data(self, request: Request) -> Response:
+        return _text(self._boot(request).user_data)
+
+    def failed(self, request: Request) -> Response:
+        """IPXE can only GET: its report that a command failed."""
+        said = ", ".join(f"{key}={value}" for key, value in request.query_params.items())
+        self._note(request, "failed", _printable(f"iPXE: {said}"))
+        return _text("noted\n")
+
+    async def report(self, request: Request) -> Response:
+        stage = request.path_params["stage"]
+        if stage not in _REPORTS:
+            raise HTTPException(404)
+        body = bytearray()
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > _MAX_REPORT_BYTES:
+                raise HTTPException(413)
+        await run_in_threadpool(self._note, request, stage, _printable(body.decode("utf-8", "replace")))
+        return _text("noted\n")
+
+    def _boot(self, request: Request) -> Boot:
+        return self._desk.boot(request.path_params["token"], self._foot.network_id)
+
+    def _note(self, request: Request, stage: str, detail: str) -> None:
+        self._desk.record(request.path_params["token"], self._foot.network_id, stage, detail)
+
+    def _base_url(self, request: Request) -> str:
+        return boot_url(self._foot, self._port, request.path_params["token"]).removesuffix("/ipxe")
+
+
+def _text(content: str) -> Response:
+    return PlainTextResponse(content, headers=_HEADERS)
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() else " " for c in text).strip()
+
+
+async def _refuse(_request: Request, error: Exception) -> Response:
+    status = error.status if isinstance(error, BmiError) else 500
+    return PlainTextResponse(
+        "not found\n" if status == 404 else "not now\n", status_code=status, headers=_HEADERS
+    )
+
+
+async def _stumble(_request: Request, error: Exception) -> Response:
+    log.error("The boot listener stumbled", exc_info=error)
+    return PlainTextResponse("not now\n", status_code=500, headers=_HEADERS)

@@ -1,0 +1,161 @@
+"""What an unauthenticated machine on a project's network may learn, and what it may report."""
+
+import hmac
+import logging
+
+from sqlalchemy import Connection, select
+
+from bmi.domain import boot as booting
+from bmi.domain.addressing import guest_address
+from bmi.domain.boot import Boot, Firmware, Foot, Offer
+from bmi.domain.nouns import BootSession, Node, NodeState, ObjectState, Volume, iscsi_name
+from bmi.errors import NotFoundError
+from bmi.service.core import Core
+from bmi.store import operations as journal
+from bmi.store import records, schema
+from bmi.store.ids import new_id
+
+log = logging.getLogger(__name__)
+
+_BOOTING = {NodeState.PROVISIONING, NodeState.ACTIVE}
+_MAX_DETAIL = 500
+_GUEST_LEASE_S = 120
+# What the initramfs and the OS of a node may report.
+STAGES = frozenset({"initramfs", "disk", "root", "up", "failed"})
+
+
+class BootDesk:
+    """The `netboot.desk.Desk` of this installation."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+
+    def feet(self) -> list[Foot]:
+        """The networks to serve now."""
+        with self._core.database.read() as tx:
+            networks = records.networks.list(tx, state=ObjectState.READY)
+        return [Foot(n.id, n.netns, "boot0", n.address) for n in networks]
+
+    def offer(self, network_id: str, mac: str, firmware: Firmware) -> Offer | None:
+        """The address of this NIC on this network and, for a firmware, the token of its boot."""
+        with self._core.database.read() as tx:
+            found = self._lodger(tx, network_id, mac)
+            session = self._live_session(tx, found[0].id) if found else None
+            if found is None:
+                return None if firmware == "os" else self._guest(tx, network_id, mac)
+        node, address = found
+        if firmware == "os" or node.state not in _BOOTING:
+            return Offer(address, None)
+        stage = "dhcp" if firmware == "ipxe" else "pxe"
+        with self._core.database.write() as tx:
+            session = session or self._open_session(tx, node.id)
+            last = journal.last_event(tx, node.id, session.created_at)
+            if last is None or last.stage != stage:
+                self._add_event(tx, node.id, stage, f"address={address} firmware={firmware}")
+        return Offer(address, self._token(session))
+
+    def boot(self, token: str, network_id: str) -> Boot:
+        """What the boot behind `token` may read; raises NotFoundError for any other than a live one."""
+        with self._core.database.read() as tx:
+            node, volume = self._admit(tx, token, network_id)
+            image = records.images.get(tx, volume.image_id)
+            network = records.networks.get(tx, network_id)
+        if not volume.exported:
+            return Boot("wait", node.name, reason="its volume is not offered yet")
+        settings, artefacts = self._core.settings, image.boot or {}
+        prefix = settings.export.iqn_prefix
+        arguments = (artefacts.get("kernel_args", ""), settings.boot.kernel_args)
+        return Boot(
+            method=artefacts.get("method", "sanboot"),
+            node=node.name,
+            portal=str(network.interface.ip),
+            portal_port=settings.export.port,
+            iqn=iscsi_name(prefix, "volume", volume.id),
+            initiator=iscsi_name(prefix, "node", node.id),
+            chap_user=volume.id,
+            chap_secret=self._core.vault.open(volume.chap_secret),
+            kernel_args=" ".join(a for a in arguments if a),
+            image_id=image.id,
+            hostname=volume.seed["hostname"],
+            meta_data=booting.meta_data(volume.id, volume.seed),
+            user_data=booting.user_data(volume.seed),
+        )
+
+    def record(self, token: str, network_id: str, stage: str, detail: str = "") -> None:
+        """Adds a stage to the node's timeline. `up` ends the boot: its token is dead from then on."""
+        with self._core.write() as tx:
+            node, _ = self._admit(tx, token, network_id)
+            self._add_event(tx, node.id, stage, detail)
+            if stage == "up":
+                sessions = schema.boot_sessions
+                ended = {"ended_at": self._core.now()}
+                records.boot_sessions.update(tx, sessions.c.ended_at.is_(None), node_id=node.id, values=ended)
+                journal.wake(tx, node.id, self._core.now())
+
+    # ---- inside ---------------------------------------------------------------------------------
+
+    def _lodger(self, tx: Connection, network_id: str, mac: str) -> tuple[Node, str] | None:
+        """The node behind a MAC and its address on this network; None for everybody else."""
+        nics, addresses = schema.nics, schema.addresses
+        row = tx.execute(
+            select(nics.c.node_id, addresses.c.ip)
+            .join(addresses, addresses.c.nic_id == nics.c.id)
+            .where(nics.c.mac == mac, addresses.c.network_id == network_id)
+        ).first()
+        return (records.nodes.get(tx, row.node_id), row.ip) if row else None
+
+    def _guest(self, tx: Connection, network_id: str, mac: str) -> Offer | None:
+        network = records.networks.find(tx, id=network_id)
+        if network is None:
+            return None
+        log.info("Network %s: %s asks to boot but has nothing to boot here", network.name, mac)
+        address = guest_address(network.interface, mac, records.addresses_in(tx, network_id))
+        return Offer(address, None, lease_s=_GUEST_LEASE_S) if address else None
+
+    def _live_session(self, tx: Connection, node_id: str) -> BootSession | None:
+        table = schema.boot_sessions
+        return records.boot_sessions.find(
+            tx, table.c.ended_at.is_(None), table.c.expires_at > self._core.now(), node_id=node_id
+        )
+
+    def _open_session(self, tx: Connection, node_id: str) -> BootSession:
+        now = self._core.now()
+        table = schema.boot_sessions
+        records.nodes.get(tx, node_id, lock=True)
+        found = self._live_session(tx, node_id)
+        if found:
+            return found
+        records.boot_sessions.update(
+            tx, table.c.ended_at.is_(None), node_id=node_id, values={"ended_at": now}
+        )
+        expires_at = now + self._core.settings.boot.timeout_s
+        return records.boot_sessions.insert(tx, BootSession(new_id(), node_id, now, expires_at, None))
+
+    def _token(self, session: BootSession) -> str:
+        """The same for every packet of a boot, so that DHCP's retransmissions get one answer."""
+        return f"{session.id}-{self._core.vault.derive(session.id)}"
+
+    def _admit(self, tx: Connection, token: str, network_id: str) -> tuple[Node, Volume]:
+        session_id, _, proof = token.partition("-")
+        genuine = hmac.compare_digest(proof, self._core.vault.derive(session_id))
+        session = records.boot_sessions.find(tx, id=session_id) if genuine else None
+        volume = records.volumes.find(tx, node_id=session.node_id, network_id=network_id) if session else None
+        if (
+            not session
+            or not volume
+            or session.ended_at is not None
+            or session.expires_at <= self._core.now()
+        ):
+            raise NotFoundError("boot", "with this token")
+        return records.nodes.get(tx, session.node_id), volume
+
+    def _add_event(self, tx: Connection, node_id: str, stage: str, detail: str) -> None:
+        live = journal.live_on(tx, node_id)
+        journal.add_event(
+            tx,
+            node_id=node_id,
+            operation_id=live.id if live else None,
+            at=self._core.now(),
+            stage=stage,
+            detail=detail[:_MAX_DETAIL],
+        )

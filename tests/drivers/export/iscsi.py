@@ -1,0 +1,136 @@
+"""What the export tests are made of: network namespaces, volumes in files, and iSCSI clients."""
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import count
+from pathlib import Path
+
+from bmi.drivers.export import Portal, Target
+from bmi.drivers.export.tgt import TgtExport
+from bmi.drivers.storage import Backing
+
+ADDRESS = "192.0.2.1"  # TEST-NET-1 (RFC 5737)
+SIZE_BYTES = 16 << 20
+# The only initiator name that `qemu-img bench` can have.
+QEMU = "iqn.2008-11.org.linux-kvm"
+
+_numbers = count()
+
+
+@contextmanager
+def namespace() -> Iterator[str]:
+    """A network namespace of its own with ADDRESS on its loopback."""
+    name = f"bmi-export-{os.getpid()}-{next(_numbers)}"
+    subprocess.run(["ip", "netns", "add", name], check=True)
+    try:
+        subprocess.run(["ip", "-n", name, "link", "set", "lo", "up"], check=True)
+        subprocess.run(["ip", "-n", name, "addr", "add", f"{ADDRESS}/24", "dev", "lo"], check=True)
+        yield name
+    finally:
+        subprocess.run(["ip", "netns", "del", name], check=True)
+
+
+def volume(folder: Path, number: int, initiator: str = "iqn.2024-07.internal.bmi:node-7") -> Target:
+    """A target over a sparse file whose every sector says which volume it is."""
+    path = folder / f"volume{number}.raw"
+    if not path.exists():
+        path.write_bytes(f"volume {number}".encode().ljust(512, b"."))
+        os.truncate(path, SIZE_BYTES)
+    return Target(
+        iqn=f"iqn.2024-07.internal.bmi:volume-{number}",
+        backing=Backing("file", str(path)),
+        initiator=initiator,
+        chap_user=f"user{number}",
+        chap_secret=f"secret-of-{number}-0123",
+    )
+
+
+class Client:
+    """An initiator on the portal's network."""
+
+    def __init__(self, portal: Portal) -> None:
+        self._portal = portal
+
+    def discover(self, initiator: str) -> Sequence[str]:
+        """The target names that a discovery session shows to this initiator name."""
+        shown = self._run(["iscsi-ls", "-i", initiator, f"iscsi://{self._at}"], {})
+        return sorted(line.split()[0].removeprefix("Target:") for line in shown.stdout.splitlines())
+
+    def read(self, target: Target, *, initiator: str = "", user: str = "", secret: str = "") -> bytes | None:
+        """The first sector's text, or None when the login is refused; `user` "-" logs in without CHAP."""
+        credentials = {
+            "LIBISCSI_CHAP_USERNAME": user or target.chap_user,
+            "LIBISCSI_CHAP_PASSWORD": secret or target.chap_secret,
+        }
+        url = f"iscsi://{self._at}/{target.iqn}/1"
+        command = ["iscsi-inq", "-i", initiator or target.initiator, url]
+        if self._run(command, {} if user == "-" else credentials).returncode:
+            return None
+        # iscsi-inq has proved the login; the data comes through qemu, which takes the same credentials.
+        return self.qemu_io(target, "read -v 0 512", initiator=initiator or target.initiator)
+
+    def qemu_io(self, target: Target, command: str, *, initiator: str = "") -> bytes:
+        """Runs one qemu-io command on the target's disk and returns what it printed, decoded if a dump."""
+        disk = (
+            f"driver=iscsi,transport=tcp,portal={self._at},target={target.iqn},lun=1,"
+            f"initiator-name={initiator or target.initiator},user={target.chap_user},password-secret=chap"
+        )
+        secret = Path(target.backing.location).with_suffix(".secret")
+        secret.write_text(target.chap_secret)
+        done = self._run(
+            ["qemu-io", "--object", f"secret,id=chap,file={secret}", "--image-opts", disk, "-c", command], {}
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        dump = [line.split("  ")[1] for line in done.stdout.splitlines() if line[8:9] == ":"]
+        return bytes.fromhex("".join(dump)).rstrip(b".") if dump else done.stdout.encode()
+
+    @contextmanager
+    def endless_reading(self, target: Target) -> Iterator[subprocess.Popen[str]]:
+        """Reads until it is ended; the target's initiator must be QEMU."""
+        url = f"iscsi://{target.chap_user}%{target.chap_secret}@{self._at}/{target.iqn}/1"
+        bench = ["qemu-img", "bench", "-t", "none", "-c", "1000000000", "-d", "32", "-s", "262144", url]
+        process = subprocess.Popen(
+            self._inside(bench), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        )
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.communicate()
+
+    @property
+    def _at(self) -> str:
+        return f"{self._portal.address}:{self._portal.port}"
+
+    def _inside(self, command: Sequence[str]) -> Sequence[str]:
+        return ["nsenter", f"--net=/run/netns/{self._portal.netns}", "--", *command]
+
+    def _run(self, command: Sequence[str], env: dict[str, str]) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            self._inside(command),
+            env={"PATH": os.environ["PATH"]} | env,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=30,
+        )
+
+
+def pid_of(export: TgtExport, portal: Portal) -> int:
+    """The tgtd behind a portal."""
+    pid = export._daemon(portal).pid()
+    assert pid is not None
+    return pid
+
+
+def kill(export: TgtExport, portal: Portal) -> None:
+    """Kill -9 of the portal's tgtd; returns when it is gone."""
+    os.kill(pid_of(export, portal), signal.SIGKILL)
+    deadline = time.monotonic() + 10
+    while export._daemon(portal).pid() is not None:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)

@@ -1,0 +1,46 @@
+"""Killing a process in the middle of a call, at each of its effects in turn."""
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+
+_EFFECTS = {"open", "os.link", "os.rename", "os.remove", "os.truncate", "os.chmod", "os.mkdir", "fcntl.ioctl"}
+_EFFECTS |= {"fcntl.flock", "subprocess.Popen"}
+_MOST_EFFECTS = 200
+
+
+def at_each_effect(action: Callable[[], object]) -> Iterator[int]:
+    """Runs `action` in a child process that is killed (SIGKILL) just before its n-th effect on the world;
+    yields n after each death, until a child gets through.
+    """
+    for effect in range(1, _MOST_EFFECTS):
+        child = os.fork()
+        if child == 0:
+            _run_killed(action, effect)
+        _, status = os.waitpid(child, 0)
+        if os.WIFEXITED(status):
+            assert os.WEXITSTATUS(status) == 0, "the child failed by itself"
+            return
+        assert os.WTERMSIG(status) == signal.SIGKILL
+        yield effect
+    raise AssertionError(f"no end after {_MOST_EFFECTS} effects")
+
+
+def _run_killed(action: Callable[[], object], effect: int) -> None:
+    left = effect
+
+    def count(event: str, _arguments: object) -> None:
+        nonlocal left
+        if event in _EFFECTS:
+            left -= 1
+            if left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    try:
+        sys.addaudithook(count)
+        action()
+    except BaseException as error:  # noqa: BLE001  # must never return into the test runner's copy
+        os.write(2, repr(error).encode())
+        os._exit(1)
+    os._exit(0)

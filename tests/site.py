@@ -1,0 +1,156 @@
+"""A whole BMI in a directory, with fake drivers: what tests of the request side stand on."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import select
+
+from bmi.config import ImageSettings, ServerSettings, Settings
+from bmi.domain.nouns import Actor, Image, Json, ObjectState, Role
+from bmi.domain.operations import Operation
+from bmi.drivers import load
+from bmi.service import access, nodes, projects, switches
+from bmi.service.core import Core, OperationView
+from bmi.store import operations as journal
+from bmi.store import records, schema
+from bmi.store.database import Database
+from bmi.store.ids import new_id
+from bmi.store.vault import Vault
+from bmi.workflow.engine import Engine
+from bmi.workflow.steps import OUTCOMES, STEPS
+from bmi.workflow.tools import Tools
+
+SITE = Actor("admin", Role.ADMIN, None)
+BMC_PASSWORD = "bmc-pa55-word"
+BMC_HOST = "bmc.example.net"
+
+
+class Site:
+    """Use cases over a database, and a worker that runs when a test says so (`settle`)."""
+
+    def __init__(self, database: Database, directory: Path) -> None:
+        settings = Settings(server=ServerSettings(data_dir=directory), image=ImageSettings(max_size_gib=1))
+        self.database = database
+        self.directory = directory
+        self.uploads = directory / "uploads"
+        self.uploads.mkdir(parents=True)
+        self.core = Core(database, Vault.at(directory / "secrets.key"), settings)
+        self.fakes: dict[str, Any] = {
+            kind: load(kind, "fake")(root=str(directory / kind)) for kind in ("storage", "export", "uplink")
+        }
+        self.bmc = load("bmc", "fake")(root=str(directory / "bmc"), password=BMC_PASSWORD)
+        self.switch = load("switch", "fake")(root=str(directory / "switch"))
+        self.engine = Engine(database, STEPS, OUTCOMES, self._tools(settings), owner="test", threads=4)
+
+    def _tools(self, settings: Settings) -> Tools:
+        return Tools(
+            database=self.database,
+            bmc=lambda _name: self.bmc,
+            switch=lambda _name, _options: self.switch,
+            vault=self.core.vault,
+            data_dir=self.directory,
+            iqn_prefix=settings.export.iqn_prefix,
+            portal_port=settings.export.port,
+            boot_timeout_s=60,
+            max_image_bytes=settings.image.max_size_gib << 30,
+            convert_timeout_s=60,
+            **self.fakes,
+        )
+
+    def close(self) -> None:
+        self.engine._pool.shutdown()
+
+    # ---- letting things happen ----------------------------------------------------------------------
+
+    def settle(self, *came_up: str) -> None:
+        """Lets the worker do everything there is to do; the nodes that `came_up` have booted."""
+        for name in came_up:
+            with self.database.write() as tx:
+                node = records.nodes.find(tx, name=name)
+                assert node is not None
+                journal.add_event(tx, node_id=node.id, operation_id=None, at=self.core.now(), stage="up")
+                journal.wake(tx, node.id, self.core.now())
+        self.engine.run_until_idle()
+
+    def operation(self, operation_id: str) -> Operation:
+        with self.database.read() as tx:
+            return journal.operations.get(tx, operation_id)
+
+    # ---- furniture ----------------------------------------------------------------------------------
+
+    def token(self, name: str, project: str | None = None) -> str:
+        return access.create_token(self.core, SITE, name, project=project).secret
+
+    def actor(self, name: str, project: str | None = None) -> Actor:
+        return access.authenticate(self.core, self.token(name, project))
+
+    def project(self, name: str) -> None:
+        projects.create_project(self.core, SITE, name)
+        self.settle()
+
+    def add_switch(self, name: str = "sw1") -> None:
+        switches.register_switch(self.core, SITE, name, driver="fake", options={})
+
+    def register(self, name: str, number: int, *, switch: str | None = None) -> OperationView:
+        said = nodes.Registration(
+            name=name,
+            mac=f"52:54:00:00:00:{number:02x}",
+            bmc=f"fake+https://{BMC_HOST}/{name}",
+            bmc_username="root",
+            bmc_password=BMC_PASSWORD,
+            switch=switch,
+            port=f"port{number}" if switch else None,
+        )
+        return nodes.register_node(self.core, SITE, said)
+
+    def add_nodes(self, *names: str, switch: str | None = None) -> None:
+        """Free nodes; their MAC addresses count up."""
+        with self.database.read() as tx:
+            first = len(records.nodes.list(tx)) + 1
+        for number, name in enumerate(names, start=first):
+            self.register(name, number, switch=switch)
+        self.settle()
+
+    def add_image(self, name: str, project: str | None = None, *, public: bool = False) -> str:
+        """An image that is ready; returns its id."""
+        storage = self.fakes["storage"]
+        with self.database.write() as tx:
+            owner = records.projects.find(tx, name=project) if project else None
+            image = Image(
+                id=new_id(),
+                name=name,
+                project_id=owner.id if owner else None,
+                public=public,
+                state=ObjectState.READY,
+                format="raw",
+                size_bytes=4096,
+                sha256="0" * 64,
+                boot={},
+                created_at=self.core.now(),
+            )
+            records.images.insert(tx, image)
+        storage.staging_path(image.id).write_bytes(bytes(4096))
+        storage.commit_image(image.id)
+        return image.id
+
+    def provision(self, node: str, project: str, image: str = "debian-12") -> OperationView:
+        """An active node of the project."""
+        order = nodes.Order(image=image, project=project)
+        view = nodes.provision_node(self.core, SITE, node, order)
+        self.settle(node)
+        return view
+
+    # ---- looking ------------------------------------------------------------------------------------
+
+    def chap_secrets(self) -> list[str]:
+        with self.database.read() as tx:
+            return [self.core.vault.open(volume.chap_secret) for volume in records.volumes.list(tx)]
+
+    def everything(self) -> dict[str, Sequence[Json]]:
+        """All rows of all tables: to see that nothing has changed."""
+        with self.database.read() as tx:
+            return {
+                table.name: sorted((dict(row._mapping) for row in tx.execute(select(table))), key=repr)
+                for table in schema.metadata.sorted_tables
+            }
