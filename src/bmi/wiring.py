@@ -130,7 +130,6 @@ def serve(settings: Settings) -> None:
     netboot = Netboot(
         BootDesk(core),
         http_port=settings.boot.http_port,
-        run_dir=settings.server.run_dir / "tftp",
         boot_dir=settings.server.data_dir / "boot",
     )
     threads = [

@@ -110,7 +110,7 @@ class Transport:
                 params=_given(query),
                 content=_chunks(file, size_bytes, on_progress),
                 headers=headers,
-                timeout=httpx.Timeout(self._http.timeout, read=_SYNC_TIMEOUT_S),
+                timeout=httpx.Timeout(**self._http.timeout.as_dict() | {"read": _SYNC_TIMEOUT_S}),
             ),
             again=True,
         )

@@ -17,7 +17,7 @@ from bmi.netboot import dhcp, ra
 from bmi.netboot.desk import Desk
 from bmi.netboot.http import boot_url, create_app
 from bmi.netboot.namespace import inside, tcp_listener
-from bmi.netboot.tftp import TftpServer, prepare_root
+from bmi.netboot.tftp import TftpServer
 
 log = logging.getLogger(__name__)
 
@@ -44,11 +44,11 @@ def _dhcp_socket(interface: str) -> socket.socket:
 class _Station:
     """All listeners of one network."""
 
-    def __init__(self, desk: Desk, foot: Foot, *, http_port: int, boot_dir: Path, tftp_root: Path) -> None:
+    def __init__(self, desk: Desk, foot: Foot, *, http_port: int, boot_dir: Path) -> None:
         self.foot = foot
         self._desk = desk
         self._http_port = http_port
-        self._tftp = TftpServer(foot, tftp_root)
+        self._tftp = TftpServer(foot)
         self._opened: list[socket.socket] = []
         try:
             self._dhcp = self._open(lambda: _dhcp_socket(foot.interface))
@@ -136,12 +136,10 @@ class _Station:
 class Netboot:
     """All networks' listeners, in one thread of their own."""
 
-    def __init__(self, desk: Desk, *, http_port: int, run_dir: Path, boot_dir: Path) -> None:
+    def __init__(self, desk: Desk, *, http_port: int, boot_dir: Path) -> None:
         self._desk = desk
         self._http_port = http_port
         self._boot_dir = boot_dir
-        # Its own directory, open to everybody: dnsmasq reads it without privileges.
-        self._tftp_root = run_dir
         self._stations: dict[Foot, _Station] = {}
         self._troubles: dict[Foot, str] = {}
         self._stop = threading.Event()
@@ -149,7 +147,6 @@ class Netboot:
 
     def start(self) -> None:
         """Begins to serve; networks come and go by themselves from here on."""
-        prepare_root(self._tftp_root)
         self._thread.start()
 
     def stop(self) -> None:
@@ -187,7 +184,6 @@ class Netboot:
                 foot,
                 http_port=self._http_port,
                 boot_dir=self._boot_dir,
-                tftp_root=self._tftp_root,
             )
         except OSError as error:
             self._say(foot, f"not served yet: {error}")

@@ -2,32 +2,20 @@
 
 import ctypes
 import logging
-import shutil
 import signal
 import subprocess
 import time
 from pathlib import Path
 
 from bmi.domain.boot import Foot
-from bmi.netboot.dhcp import BOOT_FILES
 
 log = logging.getLogger(__name__)
 
-# Debian's package `ipxe`.
-_IPXE_DIR = Path("/usr/lib/ipxe")
+# Debian's package `ipxe`: nothing but network boot programs, readable by everybody.
+_ROOT = Path("/usr/lib/ipxe")
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _LIBC = ctypes.CDLL(None)
 _BACK_OFF_S = 5
-
-
-def prepare_root(root: Path) -> None:
-    """Puts the network boot programs where an unprivileged TFTP server may read them."""
-    root.mkdir(mode=0o755, parents=True, exist_ok=True)
-    for name in BOOT_FILES.values():
-        source = _IPXE_DIR / name
-        if source.is_file():
-            shutil.copyfile(source, root / name)
-            (root / name).chmod(0o644)
 
 
 def _die_with_parent() -> None:
@@ -37,9 +25,8 @@ def _die_with_parent() -> None:
 class TftpServer:
     """One dnsmasq in one network's namespace; it ends when its parent does."""
 
-    def __init__(self, foot: Foot, root: Path) -> None:
+    def __init__(self, foot: Foot) -> None:
         self._foot = foot
-        self._root = root
         self._process: subprocess.Popen[bytes] | None = None
         self._not_before = 0.0
 
@@ -63,7 +50,7 @@ class TftpServer:
                 "--keep-in-foreground",
                 "--port=0",
                 "--enable-tftp",
-                f"--tftp-root={self._root}",
+                f"--tftp-root={_ROOT}",
                 f"--listen-address={self._foot.address.partition('/')[0]}",
                 "--bind-interfaces",
                 "--user=nobody",

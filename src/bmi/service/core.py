@@ -86,7 +86,7 @@ def names_of(tx: Connection, table: Table, ids: set[str | None]) -> dict[str | N
     wanted = [known for known in ids if known]
     if not wanted:
         return {}
-    return dict(tx.execute(select(table.c.id, table.c.name).where(table.c.id.in_(wanted))).tuples())
+    return dict(tx.execute(select(table.c.id, table.c.name).where(table.c.id.in_(wanted))).tuples().all())
 
 
 def network_of(tx: Connection, project: Project) -> Network:
