@@ -1,8 +1,6 @@
 """A site behind its API, and callers that check every answer they get."""
 
-import shutil
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -10,25 +8,8 @@ import pytest
 from fastapi import FastAPI
 
 from bmi.api.app import create_app
-from bmi.store.database import Database, connect
 from tests.asgi import AsgiTransport, running_loop
-from tests.site import BMC_PASSWORD, Site
-
-
-@pytest.fixture
-def site(migrated_sqlite: Path, tmp_path: Path) -> Iterator[Site]:
-    """A site with projects red and blue, an image that all may use, and three free nodes."""
-    shutil.copy(migrated_sqlite, tmp_path / "bmi.sqlite")
-    engine = connect(f"sqlite:///{tmp_path / 'bmi.sqlite'}")
-    made = Site(Database(engine), tmp_path / "data-dir")
-    made.project("red")
-    made.project("blue")
-    made.add_image("debian-12", public=True)
-    made.add_switch()
-    made.add_nodes("n1", "n2", "n3", switch="sw1")
-    yield made
-    made.close()
-    engine.dispose()
+from tests.installation import BMC_PASSWORD, Site
 
 
 @pytest.fixture

@@ -128,7 +128,10 @@ def make_lvm_disk(disk: Path, tree: Path, *, group: str, volume: str) -> Path:
     size_bytes, extents = 64 * MIB, 8  # of 4 MiB each, behind 1 MiB of metadata
     with disk.open("wb") as file:
         file.truncate(size_bytes + 2 * MIB)
-    _run(["sfdisk", "--quiet", str(disk)], stdin=f"label: gpt\nstart=2048, size={size_bytes // 512}, type=lvm\n")
+    _run(
+        ["sfdisk", "--quiet", str(disk)],
+        stdin=f"label: gpt\nstart=2048, size={size_bytes // 512}, type=lvm\n",
+    )
     limits = ["--offset", str(FIRST_PARTITION_BYTES), "--sizelimit", str(size_bytes)]
     loop = _run(["losetup", "--find", "--show", *limits, str(disk)]).strip()
     try:
@@ -142,7 +145,9 @@ def make_lvm_disk(disk: Path, tree: Path, *, group: str, volume: str) -> Path:
         _run(["vgcfgbackup", "-qq", "--config", config, "-f", str(metadata), group])
         text = metadata.read_text(encoding="utf-8")
         end = text.index("\n}\n")
-        metadata.write_text(text[:end] + _LOGICAL_VOLUME % (volume, extents) + text[end + 2 :], encoding="utf-8")
+        metadata.write_text(
+            text[:end] + _LOGICAL_VOLUME % (volume, extents) + text[end + 2 :], encoding="utf-8"
+        )
         _run(["vgcfgrestore", "-qq", "--config", config, "-f", str(metadata), group])
     finally:
         _run(["losetup", "--detach", loop])
@@ -169,11 +174,15 @@ def read_initramfs(initrd: Path) -> Mapping[str, bytes]:
     with suppress(OSError):
         packed = gzip.decompress(packed)
     if packed.startswith(b"\x28\xb5\x2f\xfd"):
-        packed = subprocess.run(["zstd", "-d", "-c", initrd], check=True, capture_output=True, timeout=60).stdout
+        packed = subprocess.run(
+            ["zstd", "-d", "-c", initrd], check=True, capture_output=True, timeout=60
+        ).stdout
     command = ["cpio", "--extract", "--make-directories", "--no-absolute-filenames", "--quiet"]
     subprocess.run(command, input=packed, cwd=tree, check=True, capture_output=True, timeout=60)
     return {
-        path.relative_to(tree).as_posix(): str(path.readlink()).encode() if path.is_symlink() else path.read_bytes()
+        path.relative_to(tree).as_posix(): str(path.readlink()).encode()
+        if path.is_symlink()
+        else path.read_bytes()
         for path in tree.rglob("*")
         if path.is_symlink() or path.is_file()
     }
@@ -185,7 +194,9 @@ def _packed(content: bytes, path: str) -> bytes:
     if path.endswith(".gz"):
         return gzip.compress(content)
     if path.endswith(".zst"):
-        return subprocess.run(["zstd", "-c"], input=content, check=True, capture_output=True, timeout=60).stdout
+        return subprocess.run(
+            ["zstd", "-c"], input=content, check=True, capture_output=True, timeout=60
+        ).stdout
     return content
 
 

@@ -30,9 +30,17 @@ def work(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("label", ["gpt", "dos"])
-@pytest.mark.parametrize("kind", ["ext4", "xfs", "btrfs"])
-@pytest.mark.parametrize("separate_boot", [False, True], ids=["boot-inside", "boot-separate"])
+@pytest.mark.parametrize(
+    ("label", "kind", "separate_boot"),
+    [
+        ("gpt", "ext4", False),
+        ("gpt", "xfs", True),
+        ("gpt", "btrfs", False),
+        ("dos", "ext4", True),
+        ("dos", "xfs", False),
+        ("dos", "btrfs", True),
+    ],
+)
 def test_every_layout_gives_kernel_and_initrd(
     label: str, kind: str, separate_boot: bool, system: Path, work: Path, tmp_path: Path
 ) -> None:
@@ -52,7 +60,10 @@ def test_every_layout_gives_kernel_and_initrd(
     assert re.fullmatch(r"[0-9a-f-]{36}", made.root_uuid)
     assert (tmp_path / "out/kernel").read_bytes() == disks.KERNEL_BYTES + KERNEL.encode()
     content = disks.read_initramfs(tmp_path / "out/initrd")
-    assert f"BMI_ROOT={made.root_spec}\nBMI_ROOT_FLAGS=''\nBMI_ROOT_FS={kind}\n".encode() == content["etc/bmi/image.env"]
+    assert (
+        f"BMI_ROOT={made.root_spec}\nBMI_ROOT_FLAGS=''\nBMI_ROOT_FS={kind}\n".encode()
+        == content["etc/bmi/image.env"]
+    )
     assert content[f"lib/modules/{KERNEL}/{kind}.ko"] == disks.module_content(kind)
     assert json.loads(json.dumps(dataclasses.asdict(made))) == dataclasses.asdict(made)
     assert list(work.iterdir()) == []
@@ -124,7 +135,9 @@ def test_the_same_disk_gives_the_same_bytes_and_replaces_what_was_there(
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".boot-")] == []
 
 
-def test_the_newest_kernel_that_can_boot_from_iscsi_is_taken(system: Path, work: Path, tmp_path: Path) -> None:
+def test_the_newest_kernel_that_can_boot_from_iscsi_is_taken(
+    system: Path, work: Path, tmp_path: Path
+) -> None:
     for version in ("6.1.0-9-amd64", KERNEL, "6.12.1-cloud-amd64", "7.0.0-nokernel"):
         disks.add_modules(system, version, without=["iscsi_ibft"] if "cloud" in version else [])
         if "nokernel" not in version:
@@ -134,7 +147,13 @@ def test_the_newest_kernel_that_can_boot_from_iscsi_is_taken(system: Path, work:
 
 
 def test_versions_sort_as_people_read_them() -> None:
-    versions = ["5.14.0-427.el9.x86_64", "5.14.0-70.el9.x86_64", "6.1.0-10-amd64", "6.1.0-9-amd64", "6.1.0-rc1"]
+    versions = [
+        "5.14.0-427.el9.x86_64",
+        "5.14.0-70.el9.x86_64",
+        "6.1.0-10-amd64",
+        "6.1.0-9-amd64",
+        "6.1.0-rc1",
+    ]
     assert sorted(versions, key=version_key) == [
         "5.14.0-70.el9.x86_64",
         "5.14.0-427.el9.x86_64",
@@ -147,10 +166,19 @@ def test_versions_sort_as_people_read_them() -> None:
 @pytest.mark.parametrize(
     ("file", "text"),
     [
-        ("boot/grub/grub.cfg", "menuentry x {\n  linux /vmlinuz-{v} root=UUID=1 ro quiet console=ttyS0,115200 selinux=0\n}\n"),
-        ("boot/loader/entries/a.conf", "linux /vmlinuz-{v}\noptions root=/dev/x console=ttyS0,115200 selinux=0\n"),
+        (
+            "boot/grub/grub.cfg",
+            "menuentry x {\n  linux /vmlinuz-{v} root=UUID=1 ro quiet console=ttyS0,115200 selinux=0\n}\n",
+        ),
+        (
+            "boot/loader/entries/a.conf",
+            "linux /vmlinuz-{v}\noptions root=/dev/x console=ttyS0,115200 selinux=0\n",
+        ),
         ("etc/kernel/cmdline", "root=UUID=1 console=ttyS0,115200 selinux=0 ip=dhcp"),
-        ("etc/default/grub", 'GRUB_CMDLINE_LINUX_DEFAULT="quiet"\nGRUB_CMDLINE_LINUX="console=ttyS0,115200 selinux=0"\n'),
+        (
+            "etc/default/grub",
+            'GRUB_CMDLINE_LINUX_DEFAULT="quiet"\nGRUB_CMDLINE_LINUX="console=ttyS0,115200 selinux=0"\n',
+        ),
     ],
 )
 def test_arguments_come_from_the_images_own_configuration(
@@ -165,7 +193,9 @@ def test_arguments_come_from_the_images_own_configuration(
 
 def test_arguments_that_mean_something_to_ipxe_are_left_out(system: Path, work: Path, tmp_path: Path) -> None:
     disks.add_kernel(system / "boot")
-    disks.add_file(system, "etc/kernel/cmdline", "console=${password} console=tty0&&shell init=/bin/sh console=tty0")
+    disks.add_file(
+        system, "etc/kernel/cmdline", "console=${password} console=tty0&&shell init=/bin/sh console=tty0"
+    )
     disk = disks.make_disk(tmp_path / "disk", "gpt", [Partition("ext4", system)])
     assert build_boot(disk, tmp_path / "out", work_dir=work).kernel_args == "console=tty0"
 
@@ -188,7 +218,9 @@ def test_a_root_without_a_fitting_kernel_says_why(system: Path, work: Path, tmp_
     assert made.reason == f"The kernel {KERNEL} cannot boot from iSCSI: it lacks iscsi_tcp, sd_mod."
 
 
-@pytest.mark.parametrize("content", [b"", b"\0" * disks.MIB, b"garbage " * 100_000], ids=["empty", "zeros", "noise"])
+@pytest.mark.parametrize(
+    "content", [b"", b"\0" * disks.MIB, b"garbage " * 100_000], ids=["empty", "zeros", "noise"]
+)
 def test_a_disk_of_garbage_is_no_linux(content: bytes, work: Path, tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.write_bytes(content)
@@ -196,7 +228,9 @@ def test_a_disk_of_garbage_is_no_linux(content: bytes, work: Path, tmp_path: Pat
     assert (made.method, "no file system that can be read" in made.reason) == ("sanboot", True)
 
 
-def test_a_damaged_file_system_is_an_answer_or_a_clear_error(system: Path, work: Path, tmp_path: Path) -> None:
+def test_a_damaged_file_system_is_an_answer_or_a_clear_error(
+    system: Path, work: Path, tmp_path: Path
+) -> None:
     disks.add_kernel(system / "boot")
     disk = disks.make_disk(tmp_path / "disk", "gpt", [Partition("ext4", system)])
     size = disk.stat().st_size

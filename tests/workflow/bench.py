@@ -88,8 +88,8 @@ class Bench:
             ).id
 
     def engine(self, owner: str = "worker", **options: Any) -> Engine:
-        options = {"threads": 4, "database": self.database} | options
-        database = options.pop("database")
+        database: Database = options.pop("database", self.database)
+        options.setdefault("threads", 4)
         tools = cast("Tools", None)  # made-up steps use none
         made = Engine(database, self.steps, self.outcomes, tools, owner=owner, **options)
         self._engines.append(made)

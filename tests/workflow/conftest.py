@@ -1,11 +1,13 @@
 """What the tests of the effect side share."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from bmi.store.database import Database
 from tests.workflow.bench import Bench
+from tests.workflow.world import World
 
 
 @pytest.fixture
@@ -14,3 +16,11 @@ def bench(database: Database, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench
     made = Bench(database, monkeypatch)
     yield made
     made.close()
+
+
+@pytest.fixture
+def world(database: Database, tmp_path: Path) -> World:
+    """A served network with a free node and an image, in fakes."""
+    made = World(database, tmp_path / "world")
+    made.found()
+    return made

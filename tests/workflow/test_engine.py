@@ -5,6 +5,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy.exc import OperationalError
@@ -153,7 +154,12 @@ def test_a_failure_waits_for_the_steps_beside_it_before_anything_is_undone(bench
         finished.set()
 
     bench.step("slow", slow, undo=lambda _: bench.did.append(f"after slow: {finished.is_set()}"))
-    bench.step("bad", lambda _: (failed.set(), fails(1, retryable=False)(_))[1])
+
+    def bad(_context: Context) -> None:
+        failed.set()
+        raise DriverError("No.", retryable=False)
+
+    bench.step("bad", bad)
     bench.ask(bench.plan(PlannedStep("slow"), PlannedStep("bad"), PlannedStep("never", ("slow",))))
     bench.run()
 
@@ -297,7 +303,7 @@ def test_cancelling_while_a_step_runs_lets_it_end_and_undoes_it(bench: Bench) ->
 
 
 def test_cancelling_while_a_step_would_be_tried_again(bench: Bench) -> None:
-    bench.step("flaky", lambda _: fails(1)(_), backoff_s=3600)
+    bench.step("flaky", fails(1), backoff_s=3600)
     made = bench.ask(bench.plan("flaky"))
     with bench.working(bench.engine()):
         until(lambda: bench.operation(made).owner is None and bench.did == ["flaky"])
@@ -421,16 +427,17 @@ def test_a_database_that_is_away_for_a_moment_costs_time_only(
 ) -> None:
     """Many of the worker's transactions fail; what was not written down is done again."""
     luck = random.Random(7)
-    decide, write_down = journal.load_owned, journal.change_step
 
-    def away() -> None:
-        if luck.random() < 0.3:
-            raise OperationalError("", {}, Exception("the server closed the connection"))
+    def sometimes_away(call: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*args: Any, **values: Any) -> Any:
+            if luck.random() < 0.3:
+                raise OperationalError("", {}, Exception("the server closed the connection"))
+            return call(*args, **values)
 
-    monkeypatch.setattr(journal, "load_owned", lambda *args: (away(), decide(*args))[1])
-    monkeypatch.setattr(
-        journal, "change_step", lambda *args, **values: (away(), write_down(*args, **values))[1]
-    )
+        return run
+
+    for call in (journal.load_owned, journal.change_step):
+        monkeypatch.setattr(journal, call.__name__, sometimes_away(call))
     made = bench.ask(bench.plan("first", "second", "third"))
     bench.run(lease_s=0.2)
 

@@ -8,8 +8,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from bmi.process import run
 from bmi.errors import DriverError, InvalidImageError
+from bmi.process import run
 
 _TIMEOUT_S = 60
 # Enough for GRUB's own caches; a reader led astray by a crafted file system ends instead of eating the machine.

@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 
-from bmi.process import run
 from bmi.errors import ConfigError
 from bmi.image.cpio import write_cpio
 from bmi.image.disk import FileSystem
 from bmi.image.kernel_modules import ModuleIndex, copy_modules
+from bmi.process import run
 
 # Without these a kernel cannot boot from iSCSI at all.
 REQUIRED_MODULES = ("iscsi_ibft", "iscsi_tcp", "sd_mod")
@@ -132,7 +132,7 @@ def _write(path: Path, text: str, *, mode: int = 0o644) -> None:
 
 def _compress(archive: Path, target: Path, *, zstd: bool) -> None:
     if zstd:
-        run(["zstd", "-q", "-f", "-12", archive, "-o", target], timeout_s=_COMPRESS_TIMEOUT_S)
+        run(["zstd", "-q", "-f", "-9", archive, "-o", target], timeout_s=_COMPRESS_TIMEOUT_S)
         return
     # No name and no time inside: the same image gives the same bytes.
     with (

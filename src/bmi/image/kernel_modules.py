@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from bmi.process import run
 from bmi.errors import InvalidImageError
 from bmi.image.disk import FileSystem
+from bmi.process import run
 
 _MODULE_LIMIT_BYTES = 64 << 20
 _FIRMWARE_LIMIT_BYTES = 32 << 20

@@ -7,15 +7,14 @@ import os
 import re
 import shutil
 import struct
-import sys
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from bmi.process import run
 from bmi.errors import ConfigError
+from bmi.process import run
 
 DEFAULT_CACHE = Path("/var/cache/bmi")
 
@@ -36,7 +35,6 @@ _KERNEL_ARGS = "console=tty0 console=ttyS0,115200"
 # What a lab node asks of cloud-init, and no more: each module costs an emulated processor a second.
 _CLOUD_INIT = """\
 datasource_list: [NoCloud, None]
-locale: false
 ssh_genkeytypes: [ed25519]
 no_ssh_fingerprints: true
 cloud_init_modules: [bootcmd, write-files, set_hostname, update_hostname, users-groups, ssh]
@@ -76,8 +74,10 @@ def ensure_golden(cache_dir: Path, *, progress: Callable[[str], None]) -> Path:
 
 
 def recipe_digest() -> str:
-    """Names the recipe: this very file, so that any change to it makes a new image."""
-    return hashlib.sha256(inspect.getsource(sys.modules[__name__]).encode()).hexdigest()[:12]
+    """Names the recipe, so that any change to what goes into the image makes a new one."""
+    values = (CODENAME, _PACKAGES, _DPKG_OPTIONS, _KERNEL_ARGS, _CLOUD_INIT, _DISK_BYTES, _ROOT_SECTOR)
+    code = [inspect.getsource(part) for part in (_install, _configure, _write_disk, _write_boot_loader)]
+    return hashlib.sha256(repr((values, code)).encode()).hexdigest()[:12]
 
 
 @contextmanager
@@ -105,7 +105,7 @@ def _build(work: Path, progress: Callable[[str], None]) -> Path:
 
 
 def _install(tree: Path, sources: Path) -> None:
-    sources.write_text(_apt_sources(Path("/etc/apt")), encoding="utf-8")
+    sources.write_text(find_apt_sources(Path("/etc/apt")), encoding="utf-8")
     options = [f"--dpkgopt={option}" for option in _DPKG_OPTIONS]
     options += [f"--aptopt={option}" for option in _apt_transport_options()]
     passed_on = {k: v for k, v in os.environ.items() if k.lower().endswith("_proxy")}
@@ -116,7 +116,7 @@ def _install(tree: Path, sources: Path) -> None:
     )
 
 
-def _apt_sources(apt: Path) -> str:
+def find_apt_sources(apt: Path) -> str:
     """Finds this machine's own sources of the release, leaving out other repositories it may use."""
     stanzas = []
     for file in sorted([apt / "sources.list", *(apt / "sources.list.d").glob("*")]):

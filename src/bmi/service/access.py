@@ -43,7 +43,7 @@ def create_token(
     with core.write() as tx:
         owner = records.projects.find(tx, name=project) if project else None
         if project and owner is None:
-            raise NotFoundError("project", project)
+            raise NotFoundError("project", project, remedy="`bmi project list` shows those there are.")
         now = core.now()
         secret = secrets.token_urlsafe(32)
         token = Token(
@@ -93,7 +93,7 @@ def revoke_token(core: Core, actor: Actor, name: str) -> None:
     require_admin(actor)
     with core.write() as tx:
         if not records.tokens.delete(tx, name=name):
-            raise NotFoundError("token", name)
+            raise NotFoundError("token", name, remedy="`bmi token list` shows those there are.")
 
 
 def authenticate(core: Core, presented: str) -> Actor:

@@ -66,7 +66,7 @@ def project_for(tx: Connection, actor: Actor, name: str | None) -> Project:
             )
         found = records.projects.find(tx, name=name)
         if found is None:
-            raise NotFoundError("project", name)
+            raise NotFoundError("project", name, remedy="`bmi project list` shows those there are.")
         return found
     own = records.projects.get(tx, actor.project_id)
     if name and name != own.name:
@@ -86,7 +86,7 @@ def names_of(tx: Connection, table: Table, ids: set[str | None]) -> dict[str | N
     wanted = [known for known in ids if known]
     if not wanted:
         return {}
-    return dict(tx.execute(select(table.c.id, table.c.name).where(table.c.id.in_(wanted))).tuples().all())
+    return dict(tx.execute(select(table.c.id, table.c.name).where(table.c.id.in_(wanted))).all())
 
 
 def network_of(tx: Connection, project: Project) -> Network:

@@ -364,7 +364,7 @@ def _views(tx: Connection, nodes: list[Node]) -> list[NodeView]:
             select(addresses.c.nic_id, addresses.c.ip).where(
                 addresses.c.nic_id.in_([n.id for n in nics.values()])
             )
-        ).tuples().all()
+        ).all()
     )
     projects = project_names(tx, {n.project_id for n in nodes})
     switches = names_of(tx, schema.switches, {n.switch_id for n in nics.values()})

@@ -22,7 +22,9 @@ def get_operation(core: Core, actor: Actor, operation_id: str) -> OperationView:
     with core.database.read() as tx:
         operation = journal.operations.find(tx, id=operation_id)
         if operation is None or not _may_see(actor, operation):
-            raise NotFoundError("operation", operation_id)
+            raise NotFoundError(
+                "operation", operation_id, remedy="`bmi operation list` shows those that you may see."
+            )
         return view(tx, operation)
 
 
@@ -59,7 +61,9 @@ def cancel_operation(core: Core, actor: Actor, operation_id: str) -> OperationVi
     with core.write() as tx:
         operation = journal.operations.find(tx, id=operation_id, lock=True)
         if operation is None or not _may_see(actor, operation):
-            raise NotFoundError("operation", operation_id)
+            raise NotFoundError(
+                "operation", operation_id, remedy="`bmi operation list` shows those that you may see."
+            )
         if not operation.is_live:
             raise InvalidStateError(
                 f"The operation has {operation.state} already.", remedy="There is nothing to cancel."
@@ -78,7 +82,9 @@ def retry_operation(core: Core, actor: Actor, operation_id: str) -> OperationVie
     with core.write() as tx:
         operation = journal.operations.find(tx, id=operation_id, lock=True)
         if operation is None or not _may_see(actor, operation):
-            raise NotFoundError("operation", operation_id)
+            raise NotFoundError(
+                "operation", operation_id, remedy="`bmi operation list` shows those that you may see."
+            )
         if operation.state is not OperationState.FAILED or operation.kind not in _RETRIABLE:
             raise InvalidStateError(
                 f"The operation ({operation.kind}) has {operation.state}; only a failed one can be retried."

@@ -94,7 +94,7 @@ def get_project(core: Core, actor: Actor, name: str) -> ProjectView:
     with core.database.read() as tx:
         project = records.projects.find(tx, name=name)
         if project is None or not (actor.is_admin or actor.project_id == project.id):
-            raise NotFoundError("project", name)
+            raise NotFoundError("project", name, remedy="`bmi project list` shows those there are.")
         return ProjectView(project, records.networks.find(tx, project_id=project.id))
 
 
@@ -119,7 +119,7 @@ def delete_project(core: Core, actor: Actor, name: str, *, key: str | None = Non
         project = records.projects.find(tx, name=name, lock=True)
         network = records.networks.find(tx, project_id=project.id) if project else None
         if project is None or network is None:
-            raise NotFoundError("project", name)
+            raise NotFoundError("project", name, remedy="`bmi project list` shows those there are.")
         journal.refuse_if_busy(tx, "project", network.id, name)
         users = [
             *(f"node {node.name}" for node in records.nodes.list(tx, project_id=project.id)),

@@ -30,7 +30,7 @@ def remove_switch(core: Core, actor: Actor, name: str) -> None:
     with core.write() as tx:
         switch = records.switches.find(tx, name=name)
         if switch is None:
-            raise NotFoundError("switch", name)
+            raise NotFoundError("switch", name, remedy="`bmi switch list` shows those there are.")
         users = [nic.port or "" for nic in records.nics.list(tx, switch_id=switch.id)]
         if users:
             raise InUseError(

@@ -168,7 +168,7 @@ def await_up(ctx: Context) -> Json | Wait:
         up = records.events.find(tx, events.c.at >= begun, node_id=node_id, stage="up")
         last = journal.last_event(tx, node_id, begun)
     if up:
-        return {"up_at": up.at}
+        return {"up_at": up.at, "bytes_served": _bytes_served(ctx)}
     deadline = ctx.started_at + ctx.tools.boot_timeout_s
     now = ctx.tools.database.now()
     if now < deadline:
@@ -180,6 +180,16 @@ def await_up(ctx: Context) -> Json | Wait:
         remedy="Look at its console, and at `bmi node events`, then retry or release it.",
         stage=last.stage if last else None,
     )
+
+
+def _bytes_served(ctx: Context) -> int:
+    """What the node has read of its volume up to now."""
+    found = _volume_and_network(ctx)
+    if found is None:
+        return 0
+    volume, network = found
+    iqn = target_of(ctx.tools, volume).iqn
+    return ctx.tools.export.bytes_served(portal_of(ctx.tools, network)).get(iqn, 0)
 
 
 STEPS = (

@@ -1,6 +1,7 @@
 """A whole BMI in a directory, with fake drivers: what tests of the request side stand on."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,14 @@ from bmi.config import ImageSettings, ServerSettings, Settings
 from bmi.domain.nouns import Actor, Image, Json, ObjectState, Role
 from bmi.domain.operations import Operation
 from bmi.drivers import load
+from bmi.drivers.bmc import BmcAccess
+from bmi.drivers.bmc.fake import FakeBmc
+from bmi.drivers.faults import FakeWorld
 from bmi.service import access, nodes, projects, switches
 from bmi.service.core import Core, OperationView
 from bmi.store import operations as journal
 from bmi.store import records, schema
-from bmi.store.database import Database
+from bmi.store.database import Database, connect
 from bmi.store.ids import new_id
 from bmi.store.vault import Vault
 from bmi.workflow.engine import Engine
@@ -26,6 +30,18 @@ BMC_PASSWORD = "bmc-pa55-word"
 BMC_HOST = "bmc.example.net"
 
 
+class _BootingBmc(FakeBmc):
+    """Says which node it powered on: the last part of the BMC's address."""
+
+    def __init__(self, world: FakeWorld, password: str, powered_on: Callable[[str], None]) -> None:
+        super().__init__(world, password)
+        self._powered_on = powered_on
+
+    def power_on(self, access: BmcAccess) -> None:
+        super().power_on(access)
+        self._powered_on(access.address.rpartition("/")[2])
+
+
 class Site:
     """Use cases over a database, and a worker that runs when a test says so (`settle`)."""
 
@@ -34,12 +50,13 @@ class Site:
         self.database = database
         self.directory = directory
         self.uploads = directory / "uploads"
-        self.uploads.mkdir(parents=True)
+        self.uploads.mkdir(parents=True, exist_ok=True)
         self.core = Core(database, Vault.at(directory / "secrets.key"), settings)
         self.fakes: dict[str, Any] = {
             kind: load(kind, "fake")(root=str(directory / kind)) for kind in ("storage", "export", "uplink")
         }
-        self.bmc = load("bmc", "fake")(root=str(directory / "bmc"), password=BMC_PASSWORD)
+        self.bmc = _BootingBmc(FakeWorld(directory / "bmc"), BMC_PASSWORD, self._powered_on)
+        self._will_boot: set[str] = set()
         self.switch = load("switch", "fake")(root=str(directory / "switch"))
         self.engine = Engine(database, STEPS, OUTCOMES, self._tools(settings), owner="test", threads=4)
 
@@ -64,14 +81,16 @@ class Site:
     # ---- letting things happen ----------------------------------------------------------------------
 
     def settle(self, *came_up: str) -> None:
-        """Lets the worker do everything there is to do; the nodes that `came_up` have booted."""
-        for name in came_up:
+        """Lets the worker do everything there is to do; the nodes that `came_up` boot when powered on."""
+        self._will_boot = set(came_up)
+        self.engine.run_until_idle(timeout_s=20)
+
+    def _powered_on(self, name: str) -> None:
+        if name in self._will_boot:
             with self.database.write() as tx:
                 node = records.nodes.find(tx, name=name)
                 assert node is not None
                 journal.add_event(tx, node_id=node.id, operation_id=None, at=self.core.now(), stage="up")
-                journal.wake(tx, node.id, self.core.now())
-        self.engine.run_until_idle()
 
     def operation(self, operation_id: str) -> Operation:
         with self.database.read() as tx:
@@ -154,3 +173,15 @@ class Site:
                 table.name: sorted((dict(row._mapping) for row in tx.execute(select(table))), key=repr)
                 for table in schema.metadata.sorted_tables
             }
+
+
+@contextmanager
+def opened(directory: Path) -> Iterator[Site]:
+    """The site in a directory that holds its database (migrated, SQLite) and, perhaps, what it made before."""
+    engine = connect(f"sqlite:///{directory / 'bmi.sqlite'}")
+    made = Site(Database(engine), directory)
+    try:
+        yield made
+    finally:
+        made.close()
+        engine.dispose()

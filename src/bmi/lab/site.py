@@ -1,0 +1,277 @@
+"""A whole BMI installation on top of a lab: for the demo, the benchmarks, the system tests and the curious."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from bmi.client import Client, succeeded
+from bmi.client.documents import Event, Operation
+from bmi.config import Settings
+from bmi.config import load as load_settings
+from bmi.drivers import netns
+from bmi.drivers.storage.local import unmount
+from bmi.errors import BmiError, TimedOutError, UnavailableError
+from bmi.lab import processes
+from bmi.lab.lab import Lab
+from bmi.process import Result, run
+
+_SERVER_START_S = 30
+_SERVER_STOP_S = 30
+_SSH = (
+    "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR",
+    "-o", "ConnectTimeout=10", "-o", "BatchMode=yes",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Login:
+    """A way into a running node, through BMI's foot in its network."""
+
+    netns: str
+    address: str
+    key: Path
+    user: str = "debian"
+
+    @property
+    def command(self) -> list[str]:
+        """What a person types, as an argument list."""
+        enter = ["nsenter", f"--net=/run/netns/{self.netns}", "--"]
+        return [*enter, "ssh", "-i", str(self.key), *_SSH, f"{self.user}@{self.address}"]
+
+    def run(self, script: str, *, timeout_s: float = 60, ok_codes: Sequence[int] = (0,)) -> Result:
+        """Runs a shell script in the node; raises DriverError when it fails."""
+        return run([*self.command, script], timeout_s=timeout_s, ok_codes=ok_codes)
+
+
+class Site:
+    """Lab, server and their directory; everything that it starts is below `directory` or named after it."""
+
+    def __init__(self, directory: Path, name: str) -> None:
+        self.directory = directory.absolute()
+        self.name = name
+        self.config_path = self.directory / "bmi.toml"
+        self.log_path = self.directory / "server.log"
+        self.key_path = self.directory / "ssh-key"
+        self._lab: Lab | None = None
+        self._server: subprocess.Popen[bytes] | None = None
+
+    # ---- up and down ----------------------------------------------------------------------------
+
+    def up(self, *, nodes: int, port: int, memory_mib: int = 1024, disk_gib: int = 0) -> None:
+        """Brings the lab up and starts a server on it. What an earlier run left there is removed."""
+        self.down()
+        self.directory.mkdir(mode=0o700, parents=True)
+        self._lab = Lab.up(
+            self.directory / "lab", nodes=nodes, name=self.name, memory_mib=memory_mib, disk_gib=disk_gib
+        )
+        self.config_path.write_text(self._config(port), encoding="utf-8")
+        run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", self.key_path])
+        self.start_server()
+
+    def _config(self, port: int) -> str:
+        def quoted(value: object) -> str:
+            return json.dumps(str(value))
+
+        return f"""\
+[server]
+data_dir = {quoted(self.directory / "data")}
+run_dir = {quoted(self.directory / "run")}
+port = {port}
+
+[uplink]
+driver = "ovs"
+options = {{ bridge = {quoted(self.lab.bridge)}, db = {quoted(self.lab.switch_db)}, netns = {quoted(self.lab.netns)} }}
+
+[networks]
+netns_prefix = {quoted(self.netns_prefix)}
+"""
+
+    @property
+    def lab(self) -> Lab:
+        if self._lab is None:
+            self._lab = Lab.open(self.directory / "lab")
+        return self._lab
+
+    @property
+    def netns_prefix(self) -> str:
+        return f"bmi-{self.name}"
+
+    @property
+    def settings(self) -> Settings:
+        return load_settings(self.config_path)
+
+    def start_server(self) -> None:
+        """Starts `bmi server run` and returns when it answers; raises UnavailableError with its last words."""
+        program = Path(sys.executable).with_name("bmi")
+        environment = os.environ | {"BMI_CONFIG": str(self.config_path)}
+        with self.log_path.open("ab") as log:
+            self._server = subprocess.Popen(
+                [program, "server", "run"],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=environment,
+                start_new_session=True,
+            )
+        self._pid_file.write_text(str(self._server.pid), encoding="ascii")
+        deadline = time.monotonic() + _SERVER_START_S
+        while True:
+            try:
+                self.client().health()
+            except (BmiError, FileNotFoundError) as error:
+                if self._server.poll() is not None or time.monotonic() > deadline:
+                    words = self.log_path.read_text(encoding="utf-8", errors="replace")[-2000:]
+                    raise UnavailableError(f"The server did not start: {words}") from error
+                time.sleep(0.1)
+            else:
+                return
+
+    def stop_server(self) -> None:
+        """Ends the server as an administrator would; the nodes do not notice."""
+        pid = processes.running(self._pid_file, "server run")
+        if pid is not None:
+            handle = os.pidfd_open(pid)
+            os.kill(pid, signal.SIGTERM)
+            if self._server is not None:
+                self._server.wait(_SERVER_STOP_S)
+            elif not processes.await_end(handle, _SERVER_STOP_S):
+                processes.end(pid, "server run")
+            os.close(handle)
+        self._server = None
+        self._pid_file.unlink(missing_ok=True)
+
+    @property
+    def _pid_file(self) -> Path:
+        return self.directory / "server.pid"
+
+    def down(self) -> None:
+        """Ends and removes everything, in whatever state it is."""
+        if not self.directory.exists():
+            return
+        self.stop_server()
+        for name in self._feet():
+            for pid in netns.processes(name):
+                processes.end(pid)
+        if (self.directory / "lab").exists():
+            self.lab.down()
+        self._lab = None
+        unmount(self.directory / "data" / "storage")
+        shutil.rmtree(self.directory)
+
+    def _feet(self) -> list[str]:
+        return [name for name in netns.names() if name.startswith(f"{self.netns_prefix}-")]
+
+    def leftovers(self) -> list[str]:
+        """What of this site is still on the machine: processes, namespaces, mounts, loop devices, files."""
+        found = [f"namespace {name}" for name in (*self._feet(), f"bmilab-{self.name}") if netns.exists(name)]
+        here = str(self.directory)
+        found += [
+            f"process {pid}: {processes.command_line(pid)[:100]}"
+            for pid in processes.mentioning(self.directory)
+        ]
+        mounts = Path("/proc/self/mounts").read_text(encoding="utf-8").splitlines()
+        found += [f"mount {line.split()[1]}" for line in mounts if here in line]
+        loops = run(["losetup", "--list", "--noheadings", "--output", "NAME,BACK-FILE"]).stdout
+        found += [f"loop device {line}" for line in loops.splitlines() if here in line]
+        if self.directory.exists():
+            found.append(f"directory {here}")
+        return found
+
+    # ---- using it -------------------------------------------------------------------------------
+
+    def client(self, token: str | None = None) -> Client:
+        """A client with this token, or the administrator's."""
+        settings = self.settings
+        secret = token or settings.admin_token_path.read_text(encoding="ascii").strip()
+        return Client(f"http://{settings.server.host}:{settings.server.port}", secret)
+
+    def add_project(self, name: str) -> Client:
+        """Makes a project with its network and returns its member's client."""
+        admin = self.client()
+        finished(admin, admin.create_project(name))
+        return self.client(admin.create_token(f"{name}-demo", project=name)["secret"])
+
+    def register_nodes(self) -> None:
+        """Registers the lab's switch and all its nodes."""
+        admin = self.client()
+        lab = self.lab
+        admin.register_switch("tor1", driver="ovs", options={"bridge": lab.bridge, "db": lab.switch_db})
+        password = lab.bmc_password_file.read_text(encoding="utf-8").strip()
+        operations = [
+            admin.register_node(
+                node.name,
+                mac=node.mac,
+                bmc=node.bmc_url,
+                bmc_username=lab.bmc_username,
+                bmc_password=password,
+                switch="tor1",
+                port=node.switch_port,
+            )
+            for node in lab.nodes
+        ]
+        for operation in operations:
+            finished(admin, operation)
+
+    def public_key(self) -> str:
+        return self.key_path.with_suffix(".pub").read_text(encoding="ascii").strip()
+
+    def netns_of(self, project: str) -> str:
+        """The namespace of BMI's foot in a project's network."""
+        network = self.client().get_project(project)["network"]
+        return f"{self.netns_prefix}-{network['vlan'] if network else 0}"
+
+    def login(self, node: str) -> Login:
+        """A way into a node that is active."""
+        shown = self.client().get_node(node)
+        return Login(self.netns_of(str(shown["project"])), str(shown["address"]), self.key_path)
+
+    def console_tail(self, node: str, lines: int = 20) -> str:
+        """The last lines that a node printed."""
+        path = next(n.console_path for n in self.lab.nodes if n.name == node)
+        text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+        return "\n".join(text.splitlines()[-lines:])
+
+    def tgtd_of(self, project: str) -> int:
+        """The process that exports a project's volumes."""
+        for pid in netns.processes(self.netns_of(project)):
+            if (Path("/proc") / str(pid) / "comm").read_text(encoding="ascii").strip() == "tgtd":
+                return pid
+        raise UnavailableError(f"No tgtd serves project {project}.")
+
+
+def finished(client: Client, operation: Operation, *, timeout_s: float = 900) -> Operation:
+    """The operation at its end; raises its problem when it did not succeed."""
+    return succeeded(client.wait(operation["id"], timeout_s=timeout_s, poll_s=0.1))
+
+
+def await_event(client: Client, node: str, stage: str, *, after: int, timeout_s: float) -> Event:
+    """The first event of this stage with an id above `after`; raises TimedOutError."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        for event in client.list_events(node):
+            if event["id"] > after and event["stage"] == stage:
+                return event
+        time.sleep(0.5)
+    raise TimedOutError(f"Node {node} did not reach stage {stage!r} within {timeout_s:g} s.")
+
+
+@contextmanager
+def running_site(
+    directory: Path, name: str, *, nodes: int, port: int, memory_mib: int = 1024, disk_gib: int = 0
+) -> Iterator[Site]:
+    """A site for the length of a block, with its nodes registered; nothing stays behind."""
+    site = Site(directory, name)
+    try:
+        site.up(nodes=nodes, port=port, memory_mib=memory_mib, disk_gib=disk_gib)
+        site.register_nodes()
+        yield site
+    finally:
+        site.down()

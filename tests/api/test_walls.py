@@ -1,0 +1,157 @@
+"""Projects cannot see or touch each other's things: a walk over every route of the API."""
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+
+from bmi.service import images
+from tests.api.conftest import Caller
+from tests.installation import SITE, Site
+
+BODIES: dict[str, Any] = {
+    "create_project": {"name": "green"},
+    "create_token": {"name": "mine"},
+    "register_switch": {"name": "sw9", "driver": "fake"},
+    "register_node": {"name": "n9", "mac": "52:54:00:00:00:99", "bmc": "fake+https://bmc.example.net"},
+    "provision_node": {"image": "debian-12"},
+    "power_node": {"action": "off"},
+    "create_snapshot": {"name": "mine"},
+}
+# What is refused before it is looked at.
+FOR_ADMINISTRATORS = {"revoke_token", "remove_switch", "delete_project", "delete_node"}
+# What a member may do at all, on things that are not the project's own.
+OPEN_TO_MEMBERS = {
+    "health",
+    "whoami",
+    "import_image",
+    *(f"list_{nouns}" for nouns in ("projects", "nodes", "images", "snapshots", "operations")),
+}
+
+
+def routes(app: FastAPI) -> Iterator[tuple[str, str, str]]:
+    """(method, path, name) of everything that the API describes."""
+    for path, methods in app.openapi()["paths"].items():
+        for method, described in methods.items():
+            yield method.upper(), path.removeprefix("/v1"), described["operationId"]
+
+
+@pytest.fixture
+def of_blue(site: Site) -> dict[str, str]:
+    """Something of every kind that belongs to blue: collection -> name."""
+    site.add_image("blue-os", "blue")
+    provision = site.provision("n2", "blue", "blue-os")
+    images.create_snapshot(site.core, SITE, "n2", "blue-snap")
+    site.settle()
+    site.token("blue-secret", "blue")
+    return {
+        "projects": "blue",
+        "tokens": "blue-secret",
+        "switches": "sw1",
+        "nodes": "n2",
+        "images": "blue-os",
+        "snapshots": "blue-snap",
+        "operations": provision.operation.id,
+    }
+
+
+def path_to(path: str, name: Callable[[str], str]) -> str:
+    if "{" not in path:
+        return path
+    meant = name(path.split("/")[1])
+    return path.replace("{name}", meant).replace("{operation_id}", meant)
+
+
+def test_red_can_neither_see_nor_touch_what_is_blues(
+    app: FastAPI, red: Caller, of_blue: dict[str, str]
+) -> None:
+    walked = 0
+    for method, path, name in routes(app):
+        if name in OPEN_TO_MEMBERS:
+            continue
+        body = BODIES.get(name)
+        status = 404 if "{" in path and name not in FOR_ADMINISTRATORS else 403
+        there = red.refused(status, method, path_to(path, of_blue.__getitem__), body)
+        if "{" in path:
+            # What exists and what does not are told apart by nothing.
+            ghost = red(method, path_to(path, lambda _collection: "ghost"), body).json()
+            known = of_blue[path.split("/")[1]]
+            assert json.loads(json.dumps(there).replace(known, "ghost")) == ghost, name
+        walked += 1
+    assert walked >= 20
+
+
+def test_nothing_of_blues_is_on_reds_lists(app: FastAPI, red: Caller, of_blue: dict[str, str]) -> None:
+    telling = [of_blue[kind] for kind in ("projects", "images", "snapshots", "operations", "nodes")]
+    for method, path, name in routes(app):
+        if name.startswith("list_") and name in OPEN_TO_MEMBERS:
+            text = red(method, path).text
+            assert not any(f'"{word}"' in text for word in telling), path
+
+
+def test_blue_sees_its_own(blue: Caller, of_blue: dict[str, str]) -> None:
+    for collection in ("projects", "nodes", "images", "snapshots", "operations"):
+        assert blue.get(f"/{collection}/{of_blue[collection]}")
+        assert any(
+            of_blue[collection] in {item.get("name"), item.get("id")}
+            for item in blue.get(f"/{collection}")["items"]
+        )
+    assert "bmc.example.net" not in json.dumps(blue.get("/nodes/n2"))
+
+
+def test_members_do_nothing_that_is_the_administrators(site: Site, red: Caller) -> None:
+    site.provision("n1", "red")
+    for method, path, body in (
+        ("POST", "/projects", {"name": "green"}),
+        ("DELETE", "/projects/red", None),
+        ("GET", "/tokens", None),
+        ("POST", "/tokens", {"name": "t", "project": "red"}),
+        ("DELETE", "/tokens/root", None),
+        ("GET", "/switches", None),
+        ("POST", "/nodes", BODIES["register_node"]),
+        ("DELETE", "/nodes/n1", None),
+        ("DELETE", "/nodes/n3", None),
+        ("DELETE", "/images/debian-12", None),
+        ("POST", "/nodes/n3/release", None),
+        ("GET", "/nodes/n3/events", None),
+    ):
+        assert red.refused(403, method, path, body)["type"] == "urn:bmi:problem:forbidden"
+    red.refused(403, "POST", "/images?name=mine&public=true", content=b"x")
+
+
+def test_everything_but_health_and_the_description_wants_a_token(
+    app: FastAPI, site: Site, nobody: Caller, of_blue: dict[str, str]
+) -> None:
+    for method, path, name in routes(app):
+        if name == "health":
+            continue
+        response = nobody(method, path_to(path, of_blue.__getitem__), BODIES.get(name))
+        assert (response.status_code, response.headers["www-authenticate"]) == (401, "Bearer"), path
+    assert nobody.get("/health")["status"] == "ok"
+    assert nobody.get("/openapi.json")["info"]["title"] == "BMI"
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "Bearer",
+        "Bearer ",
+        "Bearer bmi_",
+        "Bearer bmi_x_y",
+        "Basic Zm9vOmJhcg==",
+        "bmi_x_y",
+        "Bearer \N{COPYRIGHT SIGN}",
+    ],
+)
+def test_a_wrong_token_is_not_told_what_is_wrong_with_it(nobody: Caller, header: str) -> None:
+    problem = nobody.refused(401, "GET", "/whoami", headers={"Authorization": header.encode("latin-1")})
+    assert problem["type"] == "urn:bmi:problem:unauthenticated"
+
+
+def test_a_token_says_who_it_is_until_it_is_revoked(admin: Caller, red: Caller) -> None:
+    assert red.get("/whoami") == {"name": "red-token", "role": "member", "project": "red"}
+    assert admin.get("/whoami") == {"name": "root", "role": "admin", "project": None}
+    admin.delete("/tokens/red-token")
+    red.refused(401, "GET", "/whoami")

@@ -1,0 +1,142 @@
+"""What the real steps do to rows and to the world, beyond what the kill tests show."""
+
+from dataclasses import replace
+
+import pytest
+
+from bmi.domain.nouns import NodeState, ObjectState
+from bmi.domain.operations import OperationState
+from bmi.domain.plans import PLANS
+from bmi.drivers.storage import Ref
+from bmi.store import operations as journal
+from bmi.store import records
+from bmi.workflow.engine import Context, Engine, Wait
+from bmi.workflow.steps import OUTCOMES, STEPS
+from bmi.workflow.steps.nodes import await_up
+from tests.workflow.world import World
+
+
+def run(world: World) -> None:
+    engine = Engine(world.database, STEPS, OUTCOMES, world.tools, owner="worker", threads=4)
+    try:
+        engine.run_until_idle(20)
+    finally:
+        engine._pool.shutdown(wait=True)
+
+
+def test_every_plan_is_made_of_known_steps_and_has_an_outcome() -> None:
+    assert set(OUTCOMES) == set(PLANS)
+    assert {step.name for plan in PLANS.values() for step in plan.steps} == set(STEPS)
+
+
+def test_a_step_of_an_undoable_plan_leaves_nothing_or_is_undone() -> None:
+    harmless = {"power_off", "set_network_boot", "await_up"}
+    for plan in PLANS.values():
+        if plan.undoable:
+            assert {step.name for step in plan.steps if STEPS[step.name].undo is None} <= harmless
+
+
+def test_an_up_of_an_earlier_boot_does_not_count(world: World) -> None:
+    made = world.ask("provision")
+    with world.database.write() as tx:
+        operation = journal.operations.get(tx, made)
+        journal.add_event(tx, node_id="node-1", operation_id=None, at=operation.created_at + 1, stage="up")
+    since = operation.created_at + 2
+    context = Context(operation, {"power_on": {"since": since}}, world.database.now(), world.tools)
+
+    assert isinstance(await_up(context), Wait)
+    with world.database.write() as tx:
+        journal.add_event(tx, node_id="node-1", operation_id=None, at=since + 1, stage="up")
+    found = await_up(context)
+    assert isinstance(found, dict)
+    assert found["up_at"] == since + 1
+
+
+def test_a_node_that_never_came_up_is_told_where_it_was_last_seen(world: World) -> None:
+    world.tools = replace(world.tools, boot_timeout_s=0)
+    made = world.ask("provision")
+    run(world)
+
+    with world.database.read() as tx:
+        operation = journal.operations.get(tx, made)
+        node = records.nodes.get(tx, "node-1")
+    assert operation.state is OperationState.FAILED
+    assert operation.problem is not None
+    assert operation.problem["stage"] == "power-on"
+    assert "last seen at stage 'power-on'" in operation.problem["detail"]
+    assert node.state is NodeState.ERROR
+    assert node.problem == operation.problem | {"operation": made}
+
+
+def test_a_cancelled_provision_that_cannot_be_undone_keeps_the_node_for_a_release(world: World) -> None:
+    made = world.ask("provision")
+    world.switch.world.set_fault("close", error="The switch is away.", retryable=False)
+    world.cancel()
+    with world.database.write() as tx:  # as if it had got so far
+        for step in journal.steps_of(tx, made)[:4]:
+            journal.change_step(tx, made, step.seq, state="done", started_at=world.database.now())
+    world.bring_up()
+    run(world)
+
+    with world.database.read() as tx:
+        node = records.nodes.get(tx, "node-1")
+        assert journal.operations.get(tx, made).state is OperationState.FAILED
+        assert records.volumes.find(tx, node_id="node-1") is not None
+    assert (node.state, node.project_id) == (NodeState.ERROR, "project-1")
+    assert node.problem is not None
+    assert node.problem["detail"] == "The switch is away."
+
+
+def test_secrets_are_in_no_step_and_no_operation(world: World) -> None:
+    made = world.ask("release")
+    run(world)
+    with world.database.read() as tx:
+        written = str(journal.operations.get(tx, made)) + str(journal.steps_of(tx, made))
+    assert "calvin" not in written
+    assert "0123456789abcdef" not in written
+
+
+def test_a_failed_provision_can_be_retried_from_the_beginning(world: World) -> None:
+    patient = world.tools
+    world.tools = replace(patient, boot_timeout_s=0)
+    made = world.ask("provision")
+    run(world)
+    assert world.storage.world.read("objects").keys() == {Ref("image", "image-1").outside_name}
+
+    world.tools = patient
+    with world.database.write() as tx:  # as the service does it
+        journal.reset_steps(tx, made, state="pending")  # type: ignore[arg-type]  # a StrEnum's value
+        values = {"state": OperationState.QUEUED, "problem": None, "wake_at": world.database.now()}
+        journal.operations.update(tx, id=made, values=values)
+    engine = Engine(
+        world.database,
+        STEPS,
+        OUTCOMES,
+        world.tools,
+        owner="worker",
+        hook=lambda step, moment: world.report_up() if (step, moment) == ("await_up", "done") else None,
+    )
+    engine.run_until_idle(20)
+    engine._pool.shutdown(wait=True)
+
+    with world.database.read() as tx:
+        assert records.nodes.get(tx, "node-1").state is NodeState.ACTIVE
+        volume = records.volumes.get(tx, "volume-1")
+    assert (volume.state, volume.exported) == (ObjectState.READY, True)
+
+
+@pytest.mark.parametrize("kind", ["provision", "release"])
+def test_a_node_without_a_switch_port_is_handled_too(world: World, kind: str) -> None:
+    with world.database.write() as tx:
+        records.nics.update(tx, id="nic-1", values={"switch_id": None, "port": None})
+    world.switch.world.set_fault("close", error="Never asked.")
+    world.switch.world.set_fault("set_access", error="Never asked.", times=99)
+    if kind == "release":
+        world.switch.world.set_fault("set_access")
+    made = world.ask(kind)
+    world.tools = replace(world.tools, boot_timeout_s=0)
+    run(world)
+    with world.database.read() as tx:
+        steps = {step.name: step for step in journal.steps_of(tx, made)}
+    port = steps["open_port" if kind == "provision" else "close_port"]
+    assert port.result == {}

@@ -1,0 +1,180 @@
+"""One project with one node in a fake world, written down as the service does it."""
+
+import functools
+import json
+from pathlib import Path
+from typing import Any
+
+from cryptography.fernet import Fernet
+from sqlalchemy import Connection, RowMapping, select
+
+from bmi.domain.nouns import Actor, Network, NodeState, ObjectState, Role
+from bmi.domain.plans import PLANS
+from bmi.drivers.bmc import BmcAccess
+from bmi.drivers.bmc import fake as fake_bmc
+from bmi.drivers.export import fake as fake_export
+from bmi.drivers.faults import FakeWorld
+from bmi.drivers.storage import Ref
+from bmi.drivers.storage import fake as fake_storage
+from bmi.drivers.switch import fake as fake_switch
+from bmi.drivers.uplink import fake as fake_uplink
+from bmi.store import operations as journal
+from bmi.store import records, schema
+from bmi.store.database import Database
+from bmi.store.vault import Vault
+from bmi.workflow.steps.networks import foot_of
+from bmi.workflow.targets import portal_of, target_of
+from bmi.workflow.tools import Tools
+from tests import rows
+
+_BMC_PASSWORD = "calvin"
+_CHAP_SECRET = "0123456789abcdef01234567"
+_IMAGE_BYTES = b"golden" * 100
+_ADMIN = Actor("admin", Role.ADMIN, None)
+_KEY = Fernet.generate_key()
+
+
+class World:
+    """Fake drivers that keep their state below `root`, for one database."""
+
+    def __init__(self, database: Database, root: Path, *, boot_timeout_s: float = 60) -> None:
+        self.database = database
+        self.root = root
+        self.storage = fake_storage.create(root=str(root / "storage"))
+        self.export = fake_export.create(root=str(root / "export"))
+        self.uplink = fake_uplink.create(root=str(root / "uplink"))
+        self.bmc = fake_bmc.create(root=str(root / "bmc"), password=_BMC_PASSWORD)
+        self.switch = fake_switch.create(root=str(root / "switch"))
+        self.tools = Tools(
+            database=database,
+            storage=self.storage,
+            export=self.export,
+            uplink=self.uplink,
+            bmc=lambda _driver: self.bmc,
+            switch=lambda _driver, _options: self.switch,
+            vault=Vault(_KEY),
+            data_dir=root / "data",
+            iqn_prefix="iqn.2024-07.internal.bmi",
+            portal_port=3260,
+            boot_timeout_s=boot_timeout_s,
+            max_image_bytes=1 << 30,
+            convert_timeout_s=60,
+        )
+
+    def found(self) -> Network:
+        """A project with its network served, an image, a switch, and a free node."""
+        vault = self.tools.vault
+        with self.database.write() as tx:
+            records.projects.insert(tx, rows.project())
+            network = records.networks.insert(tx, rows.network())
+            records.switches.insert(tx, rows.switch())
+            records.nodes.insert(tx, rows.node(bmc_password=vault.seal(_BMC_PASSWORD)))
+            records.nics.insert(tx, rows.nic())
+            image = records.images.insert(tx, rows.image(size_bytes=len(_IMAGE_BYTES)))
+        self.storage.staging_path(image.id).write_bytes(_IMAGE_BYTES)
+        self.storage.commit_image(image.id)
+        self.uplink.ensure(foot_of(network))
+        self.export.ensure_portal(portal_of(self.tools, network), [])
+        return network
+
+    def give(self, tx: Connection, **volume: Any) -> None:
+        """What the service writes down for a provision, beside the operation."""
+        records.volumes.insert(
+            tx,
+            rows.volume(
+                chap_secret=self.tools.vault.seal(_CHAP_SECRET), size_bytes=len(_IMAGE_BYTES), **volume
+            ),
+        )
+        tx.execute(schema.addresses.insert().values(nic_id="nic-1", network_id="network-1", ip="10.96.0.10"))
+        provisioning = {"state": NodeState.PROVISIONING, "project_id": "project-1"}
+        records.nodes.update(tx, id="node-1", values=provisioning)
+
+    def ask(self, kind: str) -> str:
+        """Enqueues an operation on the node; a release finds it active first."""
+        with self.database.write() as tx:
+            if kind == "provision":
+                self.give(tx)
+            else:
+                self.give(tx, state=ObjectState.READY, exported=True)
+                records.nodes.update(tx, id="node-1", values={"state": NodeState.RELEASING})
+        if kind == "release":
+            self.bring_up()
+        with self.database.write() as tx:
+            return journal.enqueue(
+                tx,
+                PLANS[kind],
+                now=self.database.now(),
+                actor=_ADMIN,
+                subject=("node", "node-1", "n1"),
+                project_id="project-1",
+                args={},
+            ).id
+
+    def bring_up(self) -> None:
+        """The outside of an active node."""
+        with self.database.read() as tx:
+            network, volume = records.networks.get(tx, "network-1"), records.volumes.get(tx, "volume-1")
+        self.storage.clone(Ref("image", "image-1"), volume.id)
+        self.export.ensure(portal_of(self.tools, network), target_of(self.tools, volume))
+        self.switch.set_access("eth1", network.vlan)
+        self.bmc.power_on(BmcAccess(rows.node().bmc_address, password=_BMC_PASSWORD))
+
+    def report_up(self) -> None:
+        """As the service does when the node's system says that it is up; once."""
+        with self.database.write() as tx:
+            if records.events.find(tx, stage="up") is None:
+                now = self.database.now()
+                journal.add_event(tx, node_id="node-1", operation_id=None, at=now, stage="up")
+                journal.wake(tx, "node-1", now)
+
+    def cancel(self) -> None:
+        """As the service does when somebody cancels the node's operation; once."""
+        with self.database.write() as tx:
+            live = journal.live_on(tx, "node-1")
+            if live and not live.cancel_requested:
+                journal.operations.update(tx, id=live.id, values={"cancel_requested": True})
+                journal.wake_operation(tx, live.id, self.database.now())
+
+    def final_state(self) -> dict[str, Any]:
+        """Everything that is known and everything that is, without times and the ids made on the way."""
+        with self.database.read() as tx:
+            known = {
+                table.name: sorted((_comparable(row._mapping) for row in tx.execute(select(table))), key=str)
+                for table in schema.metadata.sorted_tables
+                if table is not schema.events
+            }
+            stages = sorted(set(tx.scalars(select(schema.events.c.stage))))
+        worlds = {
+            "storage": "objects",
+            "export": "portals",
+            "uplink": "feet",
+            "bmc": "nodes",
+            "switch": "ports",
+        }
+        found = {place: self._read(place, table) for place, table in worlds.items()}
+        files = sorted(path.name for path in (self.root / "storage" / "bytes").iterdir())
+        return {"known": known, "stages": stages, "found": found, "files": files}
+
+    def _read(self, place: str, table: str) -> Any:
+        text = json.dumps(FakeWorld(self.root / place).read(table))
+        return json.loads(text.replace(str(self.root), ""))
+
+
+def _comparable(row: RowMapping) -> dict[str, Any]:
+    differs = {"id", "operation_id", "bmc_password", "chap_secret", "wake_at"}
+    return {name: _timeless(value) for name, value in row.items() if name not in differs}
+
+
+@functools.singledispatch
+def _timeless(value: Any) -> Any:
+    return value
+
+
+@_timeless.register
+def _(value: float) -> str:
+    return "a time"
+
+
+@_timeless.register
+def _(value: dict) -> dict[str, Any]:  # type: ignore[type-arg]  # singledispatch wants the bare class
+    return {name: _timeless(part) for name, part in value.items() if name not in {"operation", "detail"}}
