@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from bmi.store.database import Database, connect, migrate
-from tests import installation, postgresql
+from tests import postgresql
 
 
 @pytest.fixture(scope="session")
@@ -46,28 +46,3 @@ def database(database_url: str) -> Iterator[Database]:
     engine = connect(database_url)
     yield Database(engine)
     engine.dispose()
-
-
-@pytest.fixture(scope="session")
-def furnished(migrated_sqlite: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The directory of a site with projects red and blue, an image that all may use and three free nodes;
-    each test copies it, since making it takes longer.
-    """
-    directory = tmp_path_factory.mktemp("furnished")
-    shutil.copy(migrated_sqlite, directory / "bmi.sqlite")
-    with installation.opened(directory) as made:
-        made.project("red")
-        made.project("blue")
-        made.add_image("debian-12", public=True)
-        made.add_switch()
-        made.add_nodes("n1", "n2", "n3", switch="sw1")
-    return directory
-
-
-@pytest.fixture
-def site(furnished: Path, tmp_path: Path) -> Iterator[installation.Site]:
-    """A site that a test may do anything to."""
-    directory = tmp_path / "site"
-    shutil.copytree(furnished, directory)
-    with installation.opened(directory) as copy:
-        yield copy

@@ -1,10 +1,13 @@
 """A whole BMI in a directory, with fake drivers: what tests of the request side stand on."""
 
+import shutil
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 from sqlalchemy import select
 
 from bmi.config import ImageSettings, ServerSettings, Settings
@@ -56,7 +59,7 @@ class Site:
             kind: load(kind, "fake")(root=str(directory / kind)) for kind in ("storage", "export", "uplink")
         }
         self.bmc = _BootingBmc(FakeWorld(directory / "bmc"), BMC_PASSWORD, self._powered_on)
-        self._will_boot: set[str] = set()
+        self._boots: set[str] = set()
         self.switch = load("switch", "fake")(root=str(directory / "switch"))
         self.engine = Engine(database, STEPS, OUTCOMES, self._tools(settings), owner="test", threads=4)
 
@@ -82,11 +85,32 @@ class Site:
 
     def settle(self, *came_up: str) -> None:
         """Lets the worker do everything there is to do; the nodes that `came_up` boot when powered on."""
-        self._will_boot = set(came_up)
+        self.will_boot(*came_up)
         self.engine.run_until_idle(timeout_s=20)
 
+    def will_boot(self, *names: str) -> None:
+        """From now on these nodes, and no others, come up when they are powered on."""
+        self._boots = set(names)
+
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """A worker that runs beside what is in the block."""
+        ended = threading.Event()
+
+        def work() -> None:
+            while not ended.wait(0.01):
+                self.engine.claim_and_advance()
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+
     def _powered_on(self, name: str) -> None:
-        if name in self._will_boot:
+        if name in self._boots:
             with self.database.write() as tx:
                 node = records.nodes.find(tx, name=name)
                 assert node is not None
@@ -185,3 +209,31 @@ def opened(directory: Path) -> Iterator[Site]:
     finally:
         made.close()
         engine.dispose()
+
+
+# ---- fixtures, for a conftest to import ------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def furnished(migrated_sqlite: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of a site with projects red and blue, an image that all may use and three free nodes;
+    each test copies it, since making it takes longer.
+    """
+    directory = tmp_path_factory.mktemp("furnished")
+    shutil.copy(migrated_sqlite, directory / "bmi.sqlite")
+    with opened(directory) as made:
+        made.project("red")
+        made.project("blue")
+        made.add_image("debian-12", public=True)
+        made.add_switch()
+        made.add_nodes("n1", "n2", "n3", switch="sw1")
+    return directory
+
+
+@pytest.fixture
+def site(furnished: Path, tmp_path: Path) -> Iterator[Site]:
+    """A site that a test may do anything to."""
+    directory = tmp_path / "site"
+    shutil.copytree(furnished, directory)
+    with opened(directory) as copy:
+        yield copy

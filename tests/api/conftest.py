@@ -9,7 +9,9 @@ from fastapi import FastAPI
 
 from bmi.api.app import create_app
 from tests.asgi import AsgiTransport, running_loop
-from tests.installation import BMC_PASSWORD, Site
+from tests.installation import BMC_PASSWORD, Site, furnished, site
+
+__all__ = ["furnished", "site"]
 
 
 @pytest.fixture

@@ -28,19 +28,28 @@ class Envelope:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        begun = False
+        begun, whole = False, False
+
+        async def receive_noting_the_end() -> Message:
+            nonlocal whole
+            message = await receive()
+            whole = not message.get("more_body", False)
+            return message
 
         async def send_with_headers(message: Message) -> None:
             nonlocal begun
             if message["type"] == "http.response.start":
                 begun = True
-                message["headers"] = [*message.get("headers", ()), *_HEADERS]
+                # An answer before the end of a body means that nobody wants the rest of it.
+                closing = [] if whole else [(b"connection", b"close")]
+                message["headers"] = [*message.get("headers", ()), *_HEADERS, *closing]
             await send(message)
 
         try:
+            incoming: Receive = receive_noting_the_end
             if (scope["method"], scope["path"]) != UPLOAD:
-                receive = await _read_whole(receive)
-            await self._app(scope, receive, send_with_headers)
+                incoming = await _read_whole(incoming)
+            await self._app(scope, incoming, send_with_headers)
         except ClientDisconnect:
             return
         except Exception as error:

@@ -60,7 +60,8 @@ def main(context: click.Context, url: str | None, token_file: Path | None, confi
     With --json, a failed command prints its problem document (RFC 9457) on standard output.
     Shell completion for bash: eval "$(_BMI_COMPLETE=bash_source bmi)"
     """  # noqa: D301  # \b is click's mark for a paragraph to keep as it is
-    context.obj = context.obj or Session(config, url, token_file)
+    context.obj = Session(config, url, token_file)
+    context.call_on_close(context.obj.close)
 
 
 @main.command()

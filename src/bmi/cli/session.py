@@ -1,10 +1,10 @@
 """What every command is given: where the server is, who asks, and how to answer."""
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -34,7 +34,6 @@ class Session:
     url: str | None
     token_file: Path | None
     as_json: bool = False
-    transport: Any = field(default=None, repr=False)
 
     @cached_property
     def settings(self) -> "Settings":
@@ -48,7 +47,12 @@ class Session:
         """The server, asked with the token that was found."""
         from bmi.client import Client  # noqa: PLC0415  # see TYPE_CHECKING above
 
-        return Client(self.url or self._configured_url, self._token, transport=self.transport)
+        return Client(self.url or self._configured_url, self._token)
+
+    def close(self) -> None:
+        """Closes the connections, if there are any."""
+        if "client" in vars(self):
+            self.client.close()
 
     @property
     def _configured_url(self) -> str:

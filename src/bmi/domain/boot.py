@@ -21,6 +21,7 @@ _WORDS = re.compile(rf"({_WORD.pattern}( {_WORD.pattern})*)?")
 _WAIT_S = 2
 _RETRY_S = 10
 _NOTHING_S = 30
+_DRIVE = "0x80"  # where the BIOS has its first hard disk
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,6 @@ class Boot:
 
     method: Literal["kernel", "sanboot", "wait"]
     node: str
-    reason: str = ""
     portal: str = ""
     portal_port: int = 3260
     iqn: str = ""
@@ -76,68 +76,84 @@ def iscsi_uri(boot: Boot) -> str:
     return f"iscsi:{_word(boot.portal)}:tcp:{boot.portal_port}:1:{_word(boot.iqn)}"
 
 
+# Asking DHCP anew finds a fresh token, and another network when the switch port has moved meanwhile.
+_START_OVER = "dhcp && chain --replace ${filename} || goto again"
+
+
 def ipxe_script(boot: Boot, base_url: str) -> str:
     """The script of one boot; everything that it fetches is below `base_url`.
 
     Secrets reach Linux in the iBFT that `sanhook` leaves behind, none on the kernel's command line.
-    Whatever fails is said on the console, reported, and tried again from the start.
+    Whatever fails is said on the console, reported, and tried again from the start, for ever: nobody
+    stands beside a node to turn it off and on.
     """
     base = _word(base_url)
-    if boot.method == "wait":
-        return "\n".join(
-            (
-                "#!ipxe",
-                f"echo BMI: {_word(boot.node)} waits for its volume",
-                f"sleep {_WAIT_S}",
-                f"chain --replace {base}/ipxe || shell",
-                "",
-            )
-        )
-    attach = "sanboot --drive 0x80" if boot.method == "sanboot" else "sanhook --drive 0x80"
+    lines = _waiting(boot, base) if boot.method == "wait" else [*_attempt(boot, base), *_after_failure(base)]
+    return "".join(f"{line}\n" for line in ("#!ipxe", *lines))
+
+
+def _waiting(boot: Boot, base: str) -> list[str]:
+    return [
+        f"echo BMI: {_word(boot.node)} waits for its volume",
+        ":again",
+        f"sleep {_WAIT_S}",
+        f"chain --replace {base}/ipxe || {_START_OVER}",
+    ]
+
+
+def _attempt(boot: Boot, base: str) -> list[str]:
+    attach = "sanboot" if boot.method == "sanboot" else "sanhook"
     lines = [
-        "#!ipxe",
         f"echo BMI: {_word(boot.node)} boots {_word(boot.iqn)}",
         f"set initiator-iqn {_word(boot.initiator)}",
         f"set username {_word(boot.chap_user)}",
         f"set password {_word(boot.chap_secret)}",
-        f"set stage {'sanboot' if boot.method == 'sanboot' else 'sanhook'}",
-        f"{attach} {iscsi_uri(boot)} || goto failed",
+        f"set stage {attach}",
+        f"{attach} --drive {_DRIVE} {iscsi_uri(boot)} || goto failed",
     ]
-    if boot.method == "kernel":
-        args = f" {boot.kernel_args}" if boot.kernel_args else ""
-        if not _WORDS.fullmatch(boot.kernel_args):
-            raise InternalError(f"Kernel arguments {boot.kernel_args!r} cannot stand in a boot script.")
-        lines += [
-            "set stage kernel",
-            f"kernel {base}/kernel{args} || goto failed",
-            "set stage initrd",
-            f"initrd {base}/initrd || goto failed",
-            # A name after the URL makes iPXE wrap the file into a cpio archive of its own.
-            f"initrd {base}/boot.env /etc/bmi/boot.env mode=0600 || goto failed",
-            f"initrd {base}/meta-data /etc/bmi/seed/meta-data mode=0600 || goto failed",
-            f"initrd {base}/user-data /etc/bmi/seed/user-data mode=0600 || goto failed",
-            "set stage boot",
-            "boot || goto failed",
-        ]
-    lines += [
+    if boot.method == "sanboot":
+        return lines
+    if not _WORDS.fullmatch(boot.kernel_args):
+        raise InternalError(f"Kernel arguments {boot.kernel_args!r} cannot stand in a boot script.")
+    return [
+        *lines,
+        "set stage kernel",
+        f"kernel {base}/kernel {boot.kernel_args}".rstrip() + " || goto failed",
+        "set stage initrd",
+        f"initrd {base}/initrd || goto failed",
+        # A name after the URL makes iPXE wrap the file into a cpio archive of its own.
+        f"initrd {base}/boot.env /etc/bmi/boot.env mode=0600 || goto failed",
+        f"initrd {base}/meta-data /etc/bmi/seed/meta-data mode=0600 || goto failed",
+        f"initrd {base}/user-data /etc/bmi/seed/user-data mode=0600 || goto failed",
+        "set stage boot",
+        "boot || goto failed",
+    ]
+
+
+def _after_failure(base: str) -> list[str]:
+    return [
         ":failed",
-        f"echo BMI: ${{stage}} failed (${{errno}}), trying again in {_RETRY_S} s",
-        f"imgfetch --timeout 3000 {base}/failed?stage=${{stage}}&errno=${{errno}} ||",
+        "set code ${errno}",
+        f"echo BMI: ${{stage}} failed (${{code}}), trying again in {_RETRY_S} s",
+        f"imgfetch --timeout 3000 {base}/failed?stage=${{stage}}&errno=${{code}} ||",
         "imgfree",
-        "sanunhook --drive 0x80 ||",
+        f"sanunhook --drive {_DRIVE} ||",
+        ":again",
         f"sleep {_RETRY_S}",
-        f"chain --replace {base}/ipxe || reboot",
-        "",
+        _START_OVER,
     ]
-    return "\n".join(lines)
 
 
-def nothing_script(reason: str) -> str:
+def nothing_script() -> str:
     """For a machine that has nothing to boot: says so on its console and asks again, slowly."""
-    said = re.sub(r"[^A-Za-z0-9 .,:_-]", "", reason)
-    # Asking DHCP again finds out when there is something to boot at last.
-    again = "dhcp && chain --replace ${filename} || reboot"
-    return "\n".join(("#!ipxe", f"echo BMI: {said}", f"sleep {_NOTHING_S}", again, ""))
+    lines = (
+        "#!ipxe",
+        "echo BMI: this machine has nothing to boot on this network, provision it first",
+        ":again",
+        f"sleep {_NOTHING_S}",
+        _START_OVER,
+    )
+    return "".join(f"{line}\n" for line in lines)
 
 
 def boot_env(values: Mapping[str, str]) -> str:

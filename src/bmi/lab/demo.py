@@ -16,7 +16,7 @@ from rich.table import Table
 from bmi.client import Client
 from bmi.errors import BmiError
 from bmi.lab import checks
-from bmi.lab.golden import ensure_golden
+from bmi.lab.golden import DEFAULT_CACHE, ensure_golden
 from bmi.lab.site import Site, finished
 from bmi.lab.timeline import Stage, Watch, stages_of
 
@@ -212,7 +212,7 @@ def _arguments() -> argparse.Namespace:
         "--dir", type=Path, default=Path("/var/lib/bmi-demo"), help="where everything of the demo is"
     )
     parser.add_argument(
-        "--cache", type=Path, default=Path("/var/cache/bmi"), help="where the golden image is kept"
+        "--cache", type=Path, default=DEFAULT_CACHE, help="where the golden image is kept"
     )
     parser.add_argument("--down", action="store_true", help="take down what --keep left, and nothing else")
     return parser.parse_args()

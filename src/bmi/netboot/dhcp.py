@@ -2,7 +2,8 @@
 
 Every NIC has a fixed address, so there is no lease to remember, and any number of responders agree.
 Sources: RFC 2131 and 2132 (protocol and options), RFC 4578 (93, client architecture), RFC 3046 (82,
-relay agent), https://ipxe.org/howto/dhcpd (175, iPXE's own options).
+relay agent), RFC 6842 (61, client identifier), Intel's PXE specification 2.1 (43, discovery control),
+https://ipxe.org/howto/dhcpd (175, iPXE's own options).
 """
 
 import struct
@@ -28,12 +29,13 @@ class Option(IntEnum):
 
     PAD = 0
     SUBNET_MASK = 1
+    VENDOR = 43
     REQUESTED_ADDRESS = 50
     LEASE_TIME = 51
-    OVERLOAD = 52
     MESSAGE_TYPE = 53
     SERVER_ID = 54
     VENDOR_CLASS = 60
+    CLIENT_ID = 61
     TFTP_SERVER = 66
     BOOT_FILE = 67
     USER_CLASS = 77
@@ -55,6 +57,10 @@ class Message(IntEnum):
     NAK = 6
     RELEASE = 7
     INFORM = 8
+
+
+# RFC 4578, section 2.1; x86-64 EFI reads as 7 there and as 9 in the registry, and firmware sends either.
+_ARCHITECTURES: dict[bytes, Firmware] = {b"\0\0": "bios", b"\0\7": "uefi64", b"\0\11": "uefi64"}
 
 
 class MalformedPacketError(ValueError):
@@ -92,7 +98,8 @@ class Packet:
         if not self.options.get(Option.VENDOR_CLASS, b"").startswith(b"PXEClient"):
             return "os"
         architecture = self.options.get(Option.CLIENT_ARCHITECTURE, b"\0\0")[:2]
-        return "bios" if architecture == b"\0\0" else "uefi64"
+        # A firmware that we have no program for is better off without one.
+        return _ARCHITECTURES.get(architecture, "os")
 
     def address_option(self, option: Option) -> IPv4Address | None:
         """An option that holds one address, or None."""
@@ -170,93 +177,98 @@ def build(packet: Packet) -> bytes:
 
 # The programs that a firmware which is not iPXE loads first, over TFTP.
 BOOT_FILES: dict[Firmware, str] = {"bios": "undionly.kpxe", "uefi64": "ipxe.efi"}
+# Sub-option 6, bit 3: load the boot file that this reply names, look for no boot server.
+_NO_DISCOVERY = bytes((6, 1, 8, 255))
+# Sub-option 176: there is no proxyDHCP server to wait for.
+_NO_PROXY = bytes((176, 1, 1))
 
 
 def answer(request: Packet, foot: IPv4Interface, offer: Offer | None, boot_url: str) -> Packet | None:
     """The reply to a request, or None where silence is right.
 
-    `offer` is what the NIC may have on this network: without one it gets no answer, except that a
-    REQUEST for an address of ours from a known NIC that moved away is refused (NAK) so that it starts
-    anew. `boot_url` is where iPXE finds the script of this boot.
+    `offer` is what the NIC may have on this network: without one it gets no answer. A REQUEST of a known
+    NIC for another address is refused (NAK) so that it starts anew. `boot_url` is where iPXE finds the
+    script of this boot.
     """
-    if request.op != _REQUEST or request.kind not in {Message.DISCOVER, Message.REQUEST, Message.INFORM}:
+    if request.op != _REQUEST or offer is None:
         return None
-    chosen = request.address_option(Option.SERVER_ID)
-    if offer is None or (chosen is not None and chosen != foot.ip):
+    if request.relay != _ANY and request.relay not in foot.network:
+        return None  # section 4.3.1: the relay's link, not ours, is where the client would live
+    if request.address_option(Option.SERVER_ID) not in {None, foot.ip}:
         return None
     address = IPv4Address(offer.address)
-    wanted = request.address_option(Option.REQUESTED_ADDRESS) or request.client
-    if request.kind == Message.REQUEST and wanted not in {address, _ANY}:
-        return _nak(request, foot)
-    options: dict[int, bytes] = {
-        Option.MESSAGE_TYPE: bytes([Message.OFFER if request.kind == Message.DISCOVER else Message.ACK]),
-        Option.SERVER_ID: foot.ip.packed,
-        Option.SUBNET_MASK: foot.netmask.packed,
-    }
-    if request.kind != Message.INFORM:
-        options[Option.LEASE_TIME] = struct.pack("!I", offer.lease_s)
-    reply = replace(
-        request,
+    match request.kind:
+        case Message.DISCOVER:
+            reply = _leased(_reply(request, foot, Message.OFFER), offer)
+        case Message.REQUEST:
+            wanted = request.address_option(Option.REQUESTED_ADDRESS) or request.client
+            if wanted not in {address, _ANY}:
+                refusal = _reply(request, foot, Message.NAK)
+                # Section 4.3.2: its address may be wrong, so the relay must broadcast it, too.
+                return _echoed(replace(refusal, flags=_BROADCAST_FLAG), request)
+            reply = _leased(_reply(request, foot, Message.ACK), offer)
+            reply = replace(reply, client=address if request.client == address else _ANY)
+        case Message.INFORM if request.client in foot.network:
+            reply = replace(_reply(request, foot, Message.ACK), client=request.client)
+        case _:
+            return None
+    return _echoed(_with_boot(reply, request.firmware, foot, boot_url), request)
+
+
+def _reply(request: Packet, foot: IPv4Interface, kind: Message) -> Packet:
+    """What all replies to this request have in common (section 4.3.1, table 3)."""
+    return Packet(
         op=_REPLY,
-        yours=_ANY if request.kind == Message.INFORM else address,
-        server=foot.ip,
-        boot_file="",
-        options=options,
-        hops=0,
-        seconds=0,
+        transaction=request.transaction,
+        flags=request.flags,
+        client=_ANY,
+        yours=_ANY,
+        server=_ANY,
+        relay=request.relay,
+        mac=request.mac,
+        options={Option.MESSAGE_TYPE: bytes([kind]), Option.SERVER_ID: foot.ip.packed},
     )
-    return _echoed(_with_boot(reply, request, foot, boot_url), request)
 
 
-def _with_boot(reply: Packet, request: Packet, foot: IPv4Interface, boot_url: str) -> Packet:
-    if request.firmware == "os":
-        return reply
-    if request.firmware == "ipxe":
-        # Sub-option 176: there is no proxyDHCP server to wait for.
-        extra = {Option.BOOT_FILE: boot_url.encode(), Option.IPXE: bytes((176, 1, 1))}
-        return replace(reply, options=reply.options | extra)
-    name = BOOT_FILES[request.firmware]
-    extra = {
+def _leased(reply: Packet, offer: Offer) -> Packet:
+    lease = {Option.LEASE_TIME: struct.pack("!I", offer.lease_s)}
+    return replace(reply, yours=IPv4Address(offer.address), options=reply.options | lease)
+
+
+def _with_boot(reply: Packet, firmware: Firmware, foot: IPv4Interface, boot_url: str) -> Packet:
+    options = reply.options | {Option.SUBNET_MASK: foot.netmask.packed}
+    if firmware == "ipxe":
+        options |= {Option.BOOT_FILE: boot_url.encode(), Option.IPXE: _NO_PROXY}
+    if firmware not in BOOT_FILES:
+        return replace(reply, server=foot.ip, options=options)
+    name = BOOT_FILES[firmware]
+    options |= {
+        Option.VENDOR: _NO_DISCOVERY,
         Option.VENDOR_CLASS: b"PXEClient",
         Option.TFTP_SERVER: str(foot.ip).encode(),
-        Option.BOOT_FILE: name.encode() + b"\0",
+        Option.BOOT_FILE: name.encode() + b"\0",  # some ROMs take the option for a C string
     }
-    return replace(reply, options=reply.options | extra, boot_file=name)
+    return replace(reply, server=foot.ip, options=options, boot_file=name)
 
 
 def _echoed(reply: Packet, request: Packet) -> Packet:
-    """A client's UUID comes back to it (RFC 4578, 2.1), and a relay's mark, last, to the relay."""
+    """A client's names for itself come back to it (RFC 6842; RFC 4578, 2.1), a relay's mark, last, to the relay."""
     echoed = {
         code: request.options[code]
-        for code in (Option.CLIENT_UUID, Option.RELAY_AGENT)
+        for code in (Option.CLIENT_ID, Option.CLIENT_UUID, Option.RELAY_AGENT)
         if code in request.options
     }
     return replace(reply, options=reply.options | echoed)
 
 
-def _nak(request: Packet, foot: IPv4Interface) -> Packet:
-    options: dict[int, bytes] = {Option.MESSAGE_TYPE: bytes([Message.NAK]), Option.SERVER_ID: foot.ip.packed}
-    refused = replace(
-        request,
-        op=_REPLY,
-        flags=request.flags | _BROADCAST_FLAG,
-        client=_ANY,
-        yours=_ANY,
-        server=_ANY,
-        boot_file="",
-        options=options,
-    )
-    return _echoed(refused, request)
-
-
-def destination(request: Packet, reply: Packet) -> tuple[str, int]:
-    """Where the reply goes (RFC 2131, section 4.1): relay, renewing client, or everybody on the link.
+def destination(reply: Packet) -> tuple[str, int]:
+    """Where a reply goes (RFC 2131, section 4.1): relay, renewing client, or everybody on the link.
 
     A client without an address gets a broadcast even if it would take a unicast: sending one would
     need an entry in the neighbour table for an address that does not answer yet.
     """
-    if request.relay != _ANY:
-        return str(request.relay), SERVER_PORT
-    if request.client != _ANY and not reply.flags & _BROADCAST_FLAG and reply.kind != Message.NAK:
-        return str(request.client), CLIENT_PORT
+    if reply.relay != _ANY:
+        return str(reply.relay), SERVER_PORT
+    if reply.client != _ANY and not reply.flags & _BROADCAST_FLAG:
+        return str(reply.client), CLIENT_PORT
     return "255.255.255.255", CLIENT_PORT

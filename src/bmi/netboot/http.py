@@ -1,6 +1,6 @@
 """The boot listener: everything below `/boot/<token>/` on one project's network, and nothing else."""
 
-import logging
+from functools import partial
 from pathlib import Path
 
 from starlette.applications import Starlette
@@ -14,9 +14,8 @@ from bmi.domain.boot import Boot, Foot, boot_env, ipxe_script, nothing_script
 from bmi.errors import BmiError, NotFoundError
 from bmi.netboot.desk import Desk
 
-log = logging.getLogger(__name__)
-
 _MAX_REPORT_BYTES = 2000
+# What the initramfs and the OS of a node may report.
 _REPORTS = frozenset({"initramfs", "disk", "root", "up", "failed"})
 _HEADERS = {"Cache-Control": "no-store"}
 
@@ -35,7 +34,7 @@ def create_app(desk: Desk, foot: Foot, port: int, boot_dir: Path) -> Starlette:
             Route("/nothing", listener.nothing),
             Route("/boot/{token}/ipxe", listener.script),
             *(
-                Route(f"/boot/{{token}}/{name}", listener.artefact, name=name)
+                Route(f"/boot/{{token}}/{name}", partial(listener.artefact, name=name))
                 for name in ("kernel", "initrd")
             ),
             Route("/boot/{token}/boot.env", listener.boot_env),
@@ -58,7 +57,7 @@ class _Listener:
         self._boot_dir = boot_dir
 
     def nothing(self, _request: Request) -> Response:
-        return _text(nothing_script("this machine has nothing to boot on this network; provision it first"))
+        return _text(nothing_script())
 
     def script(self, request: Request) -> Response:
         boot = self._boot(request)
@@ -66,8 +65,8 @@ class _Listener:
             self._note(request, "script", boot.method)
         return _text(ipxe_script(boot, self._base_url(request)))
 
-    def artefact(self, request: Request) -> Response:
-        boot, name = self._boot(request), request.url.path.rpartition("/")[2]
+    def artefact(self, request: Request, name: str) -> Response:
+        boot = self._boot(request)
         path = self._boot_dir / boot.image_id / name
         if boot.method != "kernel" or not path.is_file():
             raise NotFoundError("boot file", name)
@@ -128,6 +127,6 @@ async def _refuse(_request: Request, error: Exception) -> Response:
     )
 
 
-async def _stumble(_request: Request, error: Exception) -> Response:
-    log.error("The boot listener stumbled", exc_info=error)
+async def _stumble(_request: Request, _error: Exception) -> Response:
+    """For a defect, which is raised on after this answer, and logged, or a database that is away."""
     return PlainTextResponse("not now\n", status_code=500, headers=_HEADERS)

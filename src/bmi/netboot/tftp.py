@@ -1,67 +1,61 @@
 """TFTP for firmware that cannot speak HTTP: dnsmasq, which does nothing else here."""
 
-import ctypes
-import logging
-import signal
 import subprocess
 import time
 from pathlib import Path
 
 from bmi.domain.boot import Foot
 
-log = logging.getLogger(__name__)
-
 # Debian's package `ipxe`: nothing but network boot programs, readable by everybody.
 _ROOT = Path("/usr/lib/ipxe")
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
-_LIBC = ctypes.CDLL(None)
-_BACK_OFF_S = 5
+_BACK_OFF_S = 2
+_STOP_S = 3
+_TRANSFERS = 500
 
-
-def _die_with_parent() -> None:
-    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+# dnsmasq has no rights but to its port from the first moment on, and ends when we do, however we end: were it
+# to give up root by itself, the kernel would forget about the latter (prctl(2), PR_SET_PDEATHSIG).
+_AS_NOBODY = (
+    *("setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups", "--no-new-privs"),
+    *("--inh-caps=-all,+net_bind_service", "--ambient-caps=-all,+net_bind_service"),
+    *("--bounding-set=-all,+net_bind_service", "--pdeathsig=TERM", "--"),
+)
 
 
 class TftpServer:
-    """One dnsmasq in one network's namespace; it ends when its parent does."""
+    """One dnsmasq in one network's namespace. It ends with the thread that called `ensure`, at the latest."""
 
     def __init__(self, foot: Foot) -> None:
         self._foot = foot
         self._process: subprocess.Popen[bytes] | None = None
         self._not_before = 0.0
+        self._trouble = ""
 
-    def ensure(self) -> None:
-        """Starts the server when it does not run; one that keeps dying is not restarted all the time."""
+    def ensure(self) -> str:
+        """Starts the server when it does not run, not more often than every `_BACK_OFF_S`; returns what
+        is wrong, if anything.
+        """
         if self._process is not None and self._process.poll() is None:
-            return
+            if time.monotonic() > self._not_before:
+                self._trouble = ""
+            return self._trouble
         if time.monotonic() < self._not_before:
-            return
+            return self._trouble
         if self._process is not None:
-            log.warning(
-                "The TFTP server of namespace %s died (%s)", self._foot.netns, self._process.returncode
-            )
+            _, said = self._process.communicate()
+            code = self._process.returncode
+            self._trouble = f"TFTP failed ({code}): {said.decode('utf-8', 'replace').strip()}"
         self._not_before = time.monotonic() + _BACK_OFF_S
-        enter = ["nsenter", f"--net=/run/netns/{self._foot.netns}", "--"] if self._foot.netns else []
-        self._process = subprocess.Popen(
-            [
-                *enter,
-                "dnsmasq",
-                "--conf-file=/dev/null",
-                "--keep-in-foreground",
-                "--port=0",
-                "--enable-tftp",
-                f"--tftp-root={_ROOT}",
-                f"--listen-address={self._foot.address.partition('/')[0]}",
-                "--bind-interfaces",
-                "--user=nobody",
-                "--group=nogroup",
-                "--pid-file=",
-            ],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            preexec_fn=_die_with_parent,  # noqa: PLW1509  # it calls one system call and nothing of Python's
-        )
+        try:
+            self._process = subprocess.Popen(
+                self._command(),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,  # a line or two, and only when it cannot start
+            )
+        except OSError as error:
+            self._process = None
+            self._trouble = f"TFTP cannot be started: {error}"
+        return self._trouble
 
     def stop(self) -> None:
         """Ends the server."""
@@ -69,8 +63,25 @@ class TftpServer:
             return
         self._process.terminate()
         try:
-            self._process.wait(3)
+            self._process.communicate(timeout=_STOP_S)
         except subprocess.TimeoutExpired:
             self._process.kill()
-            self._process.wait()
+            self._process.communicate()
         self._process = None
+
+    def _command(self) -> list[str]:
+        enter = ["nsenter", f"--net=/run/netns/{self._foot.netns}", "--"] if self._foot.netns else []
+        return [
+            *enter,
+            *_AS_NOBODY,
+            "dnsmasq",
+            "--conf-file=/dev/null",
+            "--keep-in-foreground",
+            "--port=0",
+            "--enable-tftp",
+            f"--tftp-root={_ROOT}",
+            f"--tftp-max={_TRANSFERS}",
+            f"--listen-address={self._foot.address.partition('/')[0]}",
+            "--bind-interfaces",
+            "--pid-file=",
+        ]

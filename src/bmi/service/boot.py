@@ -3,7 +3,7 @@
 import hmac
 import logging
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, func, select
 
 from bmi.domain import boot as booting
 from bmi.domain.addressing import guest_address
@@ -20,8 +20,9 @@ log = logging.getLogger(__name__)
 _BOOTING = {NodeState.PROVISIONING, NodeState.ACTIVE}
 _MAX_DETAIL = 500
 _GUEST_LEASE_S = 120
-# What the initramfs and the OS of a node may report.
-STAGES = frozenset({"initramfs", "disk", "root", "up", "failed"})
+_MAX_STRANGERS = 10_000
+# Of one boot: a machine that repeats itself, on purpose or not, must not fill the database.
+_MAX_EVENTS = 200
 
 
 class BootDesk:
@@ -29,6 +30,7 @@ class BootDesk:
 
     def __init__(self, core: Core) -> None:
         self._core = core
+        self._strangers: set[tuple[str, str]] = set()  # that the log names, once
 
     def feet(self) -> list[Foot]:
         """The networks to serve now."""
@@ -38,30 +40,31 @@ class BootDesk:
 
     def offer(self, network_id: str, mac: str, firmware: Firmware) -> Offer | None:
         """The address of this NIC on this network and, for a firmware, the token of its boot."""
+        stage = "dhcp" if firmware == "ipxe" else "pxe"
         with self._core.database.read() as tx:
             found = self._lodger(tx, network_id, mac)
-            session = self._live_session(tx, found[0].id) if found else None
             if found is None:
                 return None if firmware == "os" else self._guest(tx, network_id, mac)
-        node, address = found
-        if firmware == "os" or node.state not in _BOOTING:
-            return Offer(address, None)
-        stage = "dhcp" if firmware == "ipxe" else "pxe"
+            node, address = found
+            if firmware == "os" or node.state not in _BOOTING:
+                return Offer(address, None)
+            session = self._live_session(tx, node.id)
+            if session and self._last_stage(tx, session) == stage:  # a request repeated writes nothing
+                return Offer(address, self._token(session))
         with self._core.database.write() as tx:
-            session = session or self._open_session(tx, node.id)
-            last = journal.last_event(tx, node.id, session.created_at)
-            if last is None or last.stage != stage:
-                self._add_event(tx, node.id, stage, f"address={address} firmware={firmware}")
+            session = self._open_session(tx, node.id)
+            if self._last_stage(tx, session) != stage:
+                self._add_event(tx, session, stage, f"address={address} firmware={firmware}")
         return Offer(address, self._token(session))
 
     def boot(self, token: str, network_id: str) -> Boot:
         """What the boot behind `token` may read; raises NotFoundError for any other than a live one."""
         with self._core.database.read() as tx:
-            node, volume = self._admit(tx, token, network_id)
+            node, volume, _ = self._admit(tx, token, network_id)
             image = records.images.get(tx, volume.image_id)
             network = records.networks.get(tx, network_id)
         if not volume.exported:
-            return Boot("wait", node.name, reason="its volume is not offered yet")
+            return Boot("wait", node.name)
         settings, artefacts = self._core.settings, image.boot or {}
         prefix = settings.export.iqn_prefix
         arguments = (artefacts.get("kernel_args", ""), settings.boot.kernel_args)
@@ -84,8 +87,8 @@ class BootDesk:
     def record(self, token: str, network_id: str, stage: str, detail: str = "") -> None:
         """Adds a stage to the node's timeline. `up` ends the boot: its token is dead from then on."""
         with self._core.write() as tx:
-            node, _ = self._admit(tx, token, network_id)
-            self._add_event(tx, node.id, stage, detail)
+            node, _, session = self._admit(tx, token, network_id)
+            self._add_event(tx, session, stage, detail)
             if stage == "up":
                 sessions = schema.boot_sessions
                 ended = {"ended_at": self._core.now()}
@@ -108,7 +111,9 @@ class BootDesk:
         network = records.networks.find(tx, id=network_id)
         if network is None:
             return None
-        log.info("Network %s: %s asks to boot but has nothing to boot here", network.name, mac)
+        if (network_id, mac) not in self._strangers and len(self._strangers) < _MAX_STRANGERS:
+            self._strangers.add((network_id, mac))
+            log.info("Network %s: %s asks to boot but has nothing to boot here", network.name, mac)
         address = guest_address(network.interface, mac, records.addresses_in(tx, network_id))
         return Offer(address, None, lease_s=_GUEST_LEASE_S) if address else None
 
@@ -135,25 +140,33 @@ class BootDesk:
         """The same for every packet of a boot, so that DHCP's retransmissions get one answer."""
         return f"{session.id}-{self._core.vault.derive(session.id)}"
 
-    def _admit(self, tx: Connection, token: str, network_id: str) -> tuple[Node, Volume]:
+    def _admit(self, tx: Connection, token: str, network_id: str) -> tuple[Node, Volume, BootSession]:
+        """Raises NotFoundError, for a wrong token always after the same work: its proof is checked first."""
         session_id, _, proof = token.partition("-")
-        genuine = hmac.compare_digest(proof, self._core.vault.derive(session_id))
-        session = records.boot_sessions.find(tx, id=session_id) if genuine else None
-        volume = records.volumes.find(tx, node_id=session.node_id, network_id=network_id) if session else None
-        if (
-            not session
-            or not volume
-            or session.ended_at is not None
-            or session.expires_at <= self._core.now()
-        ):
-            raise NotFoundError("boot", "with this token")
-        return records.nodes.get(tx, session.node_id), volume
+        if hmac.compare_digest(proof.encode(), self._core.vault.derive(session_id).encode()):
+            now = self._core.now()
+            session = records.boot_sessions.find(tx, id=session_id)
+            if session and session.ended_at is None and session.expires_at > now:
+                node = records.nodes.get(tx, session.node_id)
+                volume = records.volumes.find(tx, node_id=node.id, network_id=network_id)
+                if volume and node.state in _BOOTING:
+                    return node, volume, session
+        raise NotFoundError("boot", "with this token")
 
-    def _add_event(self, tx: Connection, node_id: str, stage: str, detail: str) -> None:
-        live = journal.live_on(tx, node_id)
+    def _last_stage(self, tx: Connection, session: BootSession) -> str | None:
+        last = journal.last_event(tx, session.node_id, session.created_at)
+        return last.stage if last else None
+
+    def _add_event(self, tx: Connection, session: BootSession, stage: str, detail: str) -> None:
+        table = schema.events
+        ours = (table.c.node_id == session.node_id, table.c.at >= session.created_at)
+        told = tx.execute(select(func.count()).select_from(table).where(*ours)).scalar_one()
+        if told >= _MAX_EVENTS and stage != "up":
+            return
+        live = journal.live_on(tx, session.node_id)
         journal.add_event(
             tx,
-            node_id=node_id,
+            node_id=session.node_id,
             operation_id=live.id if live else None,
             at=self._core.now(),
             stage=stage,
