@@ -15,8 +15,13 @@ from bmi.client.documents import Operation
 def operation(state: str, *steps: tuple[str, str]) -> Operation:
     now = datetime.now(UTC)
     times = {"started_at": (now - timedelta(seconds=2)).isoformat(), "finished_at": now.isoformat()}
-    title: dict[str, Any] = {"kind": "provision", "subject_kind": "node", "subject_name": "n1", "state": state}
-    shown = [{"name": name, "state": state, "problem": None} | times for name, state in steps]
+    title: dict[str, Any] = {
+        "kind": "provision",
+        "subject_kind": "node",
+        "subject_name": "n1",
+        "state": state,
+    }
+    shown = [{"name": name, "state": state, "problem": None, **times} for name, state in steps]
     return cast("Operation", title | times | {"steps": shown})
 
 

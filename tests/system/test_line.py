@@ -1,7 +1,5 @@
 """A real machine goes the whole way: DHCP, iPXE, kernel, iSCSI root, a running OS, and back."""
 
-import os
-import signal
 from pathlib import Path
 
 import pytest
@@ -30,7 +28,7 @@ def test_a_provision_survives_the_death_of_its_server(site: Site, red: Client) -
         "n1", image=IMAGE, hostname="web-1", ssh_keys=[site.public_key()], user_data=USER_DATA
     )
     await_event(red, "n1", "initrd", after=0, timeout_s=120)
-    os.kill(int((site.directory / "server.pid").read_text()), signal.SIGKILL)
+    site.crash_server()
     site.start_server()
     finished(red, operation)
     shown = red.get_node("n1")

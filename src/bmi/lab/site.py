@@ -61,6 +61,7 @@ class Site:
         self.log_path = self.directory / "server.log"
         self.key_path = self.directory / "ssh-key"
         self._lab: Lab | None = None
+        self._clients: dict[str, Client] = {}
         self._server: subprocess.Popen[bytes] | None = None
 
     # ---- up and down ----------------------------------------------------------------------------
@@ -146,7 +147,15 @@ netns_prefix = {quoted(self.netns_prefix)}
                 processes.end(pid, "server run")
             os.close(handle)
         self._server = None
+        while self._clients:
+            self._clients.popitem()[1].close()
         self._pid_file.unlink(missing_ok=True)
+
+    def crash_server(self) -> None:
+        """Kills the server as a crash would: no clean-up, no goodbye."""
+        if self._server is not None:
+            self._server.kill()
+            self._server.wait()
 
     @property
     def _pid_file(self) -> Path:
@@ -191,7 +200,9 @@ netns_prefix = {quoted(self.netns_prefix)}
         """A client with this token, or the administrator's."""
         settings = self.settings
         secret = token or settings.admin_token_path.read_text(encoding="ascii").strip()
-        return Client(f"http://{settings.server.host}:{settings.server.port}", secret)
+        if secret not in self._clients:
+            self._clients[secret] = Client(f"http://{settings.server.host}:{settings.server.port}", secret)
+        return self._clients[secret]
 
     def add_project(self, name: str) -> Client:
         """Makes a project with its network and returns its member's client."""

@@ -70,7 +70,7 @@ class Database:
         self.now = clock
         # SQLite admits one writer and lets the others sleep and try again; in one process we queue better.
         sqlite = engine.dialect.name == "sqlite"
-        self._turn: AbstractContextManager[object] = threading.Lock() if sqlite else nullcontext()
+        self._turn: AbstractContextManager[object] = threading.RLock() if sqlite else nullcontext()
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
