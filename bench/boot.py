@@ -10,6 +10,7 @@ of the image the node reads.
 """
 
 import http.server
+import socket
 import statistics
 import sys
 import tempfile
@@ -43,7 +44,7 @@ from bmi.lab import checks
 from bmi.lab.golden import DEFAULT_CACHE, ensure_golden
 from bmi.lab.site import Site, finished, running_site
 from bmi.netboot import dhcp, ra
-from bmi.netboot.namespace import inside, tcp_listener
+from bmi.netboot.namespace import inside
 
 _IMAGE = "debian-12"
 _PORT = 7561
@@ -88,7 +89,7 @@ def main() -> None:
             project = site.add_project("bench")
             admin = site.client()
             finished(admin, admin.import_image(_IMAGE, golden, public=True))
-            shares = [own_share_s(project, site) for _ in range(arguments.provisions)]
+            shares = [own_share_s(project) for _ in range(arguments.provisions)]
             boots = [boot_with_bmi(project, site) for _ in range(arguments.rounds)]
             copies = [boot_with_copy(site, raw, Path(scratch)) for _ in range(arguments.rounds)]
     bmi_s = statistics.median(seconds for seconds, _ in boots)
@@ -108,7 +109,7 @@ def _moment(text: str | None) -> float:
     return datetime.fromisoformat(text or "").timestamp()
 
 
-def own_share_s(client: Client, site: Site) -> float:
+def own_share_s(client: Client) -> float:
     """Seconds from the accepted request to the node having power; the boot is then cancelled."""
     operation = client.provision_node("n1", image=_IMAGE)
     while (powered := _step(operation, "power_on"))["state"] != "done":
@@ -118,7 +119,6 @@ def own_share_s(client: Client, site: Site) -> float:
         operation = client.get_operation(operation["id"])
     client.cancel_operation(operation["id"])
     client.wait(operation["id"])
-    del site
     return _moment(powered["finished_at"]) - _moment(operation["created_at"])
 
 
@@ -223,7 +223,7 @@ def _installer(foot: Foot, served: Path) -> Iterator[None]:
             offer = Offer(_COPY_NODE, "copy")
             reply = dhcp.answer(request, interface, offer, f"http://{interface.ip}:8080/ipxe")
             if reply is not None:
-                packets.sendto(dhcp.build(reply), dhcp.destination(request, reply))
+                packets.sendto(dhcp.build(reply), dhcp.destination(reply))
 
     def answer_solicitations() -> None:
         while not stop.is_set():
@@ -232,7 +232,7 @@ def _installer(foot: Foot, served: Path) -> Iterator[None]:
             except TimeoutError:
                 continue
 
-    listener = tcp_listener(foot.netns, str(interface.ip), 8080)
+    listener = inside(foot.netns, lambda: socket.create_server((str(interface.ip), 8080)))
     server = http.server.ThreadingHTTPServer(
         ("", 0), partial(_Quiet, directory=str(served)), bind_and_activate=False
     )
@@ -253,9 +253,7 @@ def _installer(foot: Foot, served: Path) -> Iterator[None]:
         solicitations.close()
 
 
-def _dhcp_socket(interface: str) -> Any:
-    import socket  # noqa: PLC0415  # only here
-
+def _dhcp_socket(interface: str) -> socket.socket:
     listener = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, interface.encode())

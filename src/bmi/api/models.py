@@ -13,7 +13,7 @@ from bmi.errors import PROBLEM_BASE, ConfigError, DriverError, InternalError, Ti
 from bmi.service.access import TokenView
 from bmi.service.core import OperationView
 from bmi.service.images import ImageView, SnapshotView
-from bmi.service.nodes import NodeView
+from bmi.service.node_views import NodeView
 from bmi.service.projects import ProjectView
 
 V = TypeVar("V")

@@ -37,7 +37,7 @@ def guest_address(foot: IPv4Interface, mac: str, used: Collection[str]) -> str |
     start = int(mac.replace(":", ""), 16)
     for step in range(count):
         candidate = str(foot.network.network_address + (size - count - 1 + (start + step) % count))
-        if candidate not in used:
+        if candidate not in {*used, str(foot.ip)}:
             return candidate
     return None
 

@@ -59,8 +59,9 @@ class BootDesk:
 
     def boot(self, token: str, network_id: str) -> Boot:
         """What the boot behind `token` may read; raises NotFoundError for any other than a live one."""
+        session_id = self._proven(token)
         with self._core.database.read() as tx:
-            node, volume, _ = self._admit(tx, token, network_id)
+            node, volume, _ = self._admit(tx, session_id, network_id)
             image = records.images.get(tx, volume.image_id)
             network = records.networks.get(tx, network_id)
         if not volume.exported:
@@ -86,8 +87,9 @@ class BootDesk:
 
     def record(self, token: str, network_id: str, stage: str, detail: str = "") -> None:
         """Adds a stage to the node's timeline. `up` ends the boot: its token is dead from then on."""
+        session_id = self._proven(token)
         with self._core.write() as tx:
-            node, _, session = self._admit(tx, token, network_id)
+            node, _, session = self._admit(tx, session_id, network_id)
             self._add_event(tx, session, stage, detail)
             if stage == "up":
                 sessions = schema.boot_sessions
@@ -140,18 +142,21 @@ class BootDesk:
         """The same for every packet of a boot, so that DHCP's retransmissions get one answer."""
         return f"{session.id}-{self._core.vault.derive(session.id)}"
 
-    def _admit(self, tx: Connection, token: str, network_id: str) -> tuple[Node, Volume, BootSession]:
-        """Raises NotFoundError, for a wrong token always after the same work: its proof is checked first."""
+    def _proven(self, token: str) -> str:
+        """The session that a token is for. A wrong one costs always the same and never reaches the database."""
         session_id, _, proof = token.partition("-")
-        if hmac.compare_digest(proof.encode(), self._core.vault.derive(session_id).encode()):
-            now = self._core.now()
-            session = records.boot_sessions.find(tx, id=session_id)
-            if session and session.ended_at is None and session.expires_at > now:
-                node = records.nodes.get(tx, session.node_id)
-                volume = records.volumes.find(tx, node_id=node.id, network_id=network_id)
-                if volume and node.state in _BOOTING:
-                    return node, volume, session
-        raise NotFoundError("boot", "with this token")
+        if not hmac.compare_digest(proof.encode(), self._core.vault.derive(session_id).encode()):
+            raise _no_boot()
+        return session_id
+
+    def _admit(self, tx: Connection, session_id: str, network_id: str) -> tuple[Node, Volume, BootSession]:
+        session = records.boot_sessions.find(tx, id=session_id)
+        if session and session.ended_at is None and session.expires_at > self._core.now():
+            node = records.nodes.get(tx, session.node_id)
+            volume = records.volumes.find(tx, node_id=node.id, network_id=network_id)
+            if volume and node.state in _BOOTING:
+                return node, volume, session
+        raise _no_boot()
 
     def _last_stage(self, tx: Connection, session: BootSession) -> str | None:
         last = journal.last_event(tx, session.node_id, session.created_at)
@@ -172,3 +177,7 @@ class BootDesk:
             stage=stage,
             detail=detail[:_MAX_DETAIL],
         )
+
+
+def _no_boot() -> NotFoundError:
+    return NotFoundError("boot", "with this token")

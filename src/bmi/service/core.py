@@ -104,8 +104,13 @@ def visible_node(tx: Connection, actor: Actor, name: str, *, lock: bool = False)
     """A node that the actor may see: their project's, a free one, or any for an administrator."""
     node = records.nodes.find(tx, name=name, lock=lock)
     if node is None or not (actor.is_admin or node.project_id in {actor.project_id, None}):
-        raise NotFoundError("node", name, remedy="`bmi node list` shows the nodes that you may use.")
+        raise no_such_node(name)
     return node
+
+
+def no_such_node(name: str) -> NotFoundError:
+    """The same answer for a node that does not exist and for one that the actor may not see."""
+    return NotFoundError("node", name, remedy="`bmi node list` shows the nodes that you may use.")
 
 
 def own_node(tx: Connection, actor: Actor, name: str, *, lock: bool = True) -> Node:

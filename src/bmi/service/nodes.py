@@ -4,7 +4,7 @@ import secrets
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection
 
 from bmi.domain.addressing import free_address
 from bmi.domain.names import label, mac_address
@@ -21,24 +21,23 @@ from bmi.domain.nouns import (
     Snapshot,
     Volume,
 )
-from bmi.domain.operations import LIVE, Operation
 from bmi.domain.plans import POWER_CYCLE, POWER_OFF, POWER_ON, PROVISION, REGISTER, RELEASE, UNREGISTER
 from bmi.errors import InvalidInputError, InvalidStateError, NotFoundError
 from bmi.service.core import (
     Core,
     OperationView,
     enqueue,
-    names_of,
     network_of,
+    no_such_node,
     own_node,
     project_for,
-    project_names,
     replayed,
     require_admin,
     visible_image,
     visible_node,
     visible_snapshot,
 )
+from bmi.service.node_views import BOOT_NIC, NodeView, find_node_view, list_node_views
 from bmi.store import operations as journal
 from bmi.store import records, schema
 from bmi.store.ids import new_id
@@ -47,21 +46,6 @@ from bmi.store.ids import new_id
 _CHAP_SECRET_BYTES = 12
 MAX_USER_DATA_BYTES = 64 * 1024
 _POWER_PLANS = {"on": POWER_ON, "off": POWER_OFF, "cycle": POWER_CYCLE}
-
-
-@dataclass(frozen=True)
-class NodeView:
-    """A node with everything that is shown with it."""
-
-    node: Node
-    nic: Nic | None
-    switch: str | None
-    project: str | None
-    address: str | None
-    volume: Volume | None
-    image: str | None
-    snapshot: str | None
-    operation: Operation | None
 
 
 @dataclass(frozen=True)
@@ -116,7 +100,9 @@ def register_node(core: Core, actor: Actor, said: Registration, *, key: str | No
             created_at=core.now(),
         )
         records.nodes.insert(tx, node)
-        records.nics.insert(tx, Nic(new_id(), node.id, "boot", mac, switch.id if switch else None, said.port))
+        records.nics.insert(
+            tx, Nic(new_id(), node.id, BOOT_NIC, mac, switch.id if switch else None, said.port)
+        )
         return enqueue(core, tx, actor, REGISTER, ("node", node.id, node.name), project_id=None, key=key)
 
 
@@ -324,17 +310,16 @@ def power_node(core: Core, actor: Actor, name: str, action: str, *, key: str | N
 def get_node(core: Core, actor: Actor, name: str) -> NodeView:
     """One node that the actor may see."""
     with core.database.read() as tx:
-        return _views(tx, [visible_node(tx, actor, name)])[0]
+        found = find_node_view(tx, actor, name)
+    if found is None:
+        raise no_such_node(name)
+    return found
 
 
 def list_nodes(core: Core, actor: Actor, *, after: str = "", limit: int = 100) -> list[NodeView]:
     """The nodes that the actor may see, by name, beginning behind the name `after`."""
-    table = schema.nodes
-    where = (
-        [] if actor.is_admin else [(table.c.project_id == actor.project_id) | (table.c.project_id.is_(None))]
-    )
     with core.database.read() as tx:
-        return _views(tx, records.nodes.list(tx, table.c.name > after, *where, order="name", limit=limit))
+        return list_node_views(tx, actor, after=after, limit=limit)
 
 
 def list_events(core: Core, actor: Actor, name: str, *, after: int = 0, limit: int = 1000) -> list[Event]:
@@ -347,50 +332,3 @@ def list_events(core: Core, actor: Actor, name: str, *, after: int = 0, limit: i
             since = volume.created_at if volume else core.now()
         table = schema.events
         return records.events.list(tx, table.c.id > after, table.c.at >= since, node_id=node.id, limit=limit)
-
-
-def _views(tx: Connection, nodes: list[Node]) -> list[NodeView]:
-    """A handful of queries however many nodes there are."""
-    ids = [node.id for node in nodes]
-    nics = {
-        nic.node_id: nic
-        for nic in reversed(records.nics.list(tx, schema.nics.c.node_id.in_(ids), order="name"))
-    }
-    volumes = {v.node_id: v for v in records.volumes.list(tx, schema.volumes.c.node_id.in_(ids))}
-    live = _live_operations(tx, ids)
-    addresses = schema.addresses
-    ips = dict(
-        tx.execute(
-            select(addresses.c.nic_id, addresses.c.ip).where(
-                addresses.c.nic_id.in_([n.id for n in nics.values()])
-            )
-        ).all()
-    )
-    projects = project_names(tx, {n.project_id for n in nodes})
-    switches = names_of(tx, schema.switches, {n.switch_id for n in nics.values()})
-    images = names_of(tx, schema.images, {v.image_id for v in volumes.values()})
-    snapshots = names_of(tx, schema.snapshots, {v.snapshot_id for v in volumes.values()})
-    views = []
-    for node in nodes:
-        nic, volume = nics.get(node.id), volumes.get(node.id)
-        views.append(
-            NodeView(
-                node=node,
-                nic=nic,
-                switch=switches.get(nic.switch_id) if nic else None,
-                project=projects.get(node.project_id),
-                address=ips.get(nic.id) if nic else None,
-                volume=volume,
-                image=images.get(volume.image_id) if volume else None,
-                snapshot=snapshots.get(volume.snapshot_id) if volume else None,
-                operation=live.get(node.id),
-            )
-        )
-    return views
-
-
-def _live_operations(tx: Connection, subject_ids: list[str]) -> dict[str, Operation]:
-    """The live operation of each subject that has one."""
-    table = journal.operations.table
-    found = journal.operations.list(tx, table.c.state.in_(LIVE), table.c.subject_id.in_(subject_ids))
-    return {operation.subject_id: operation for operation in found}

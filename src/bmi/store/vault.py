@@ -28,7 +28,8 @@ class Vault:
             return cls(path.read_bytes())
         except ValueError as error:
             raise ConfigError(
-                f"{path} does not hold a key.", remedy="Restore it from a backup: it opens the stored secrets."
+                f"{path} does not hold a key.",
+                remedy="Restore it from a backup: it opens the stored secrets.",
             ) from error
 
     def derive(self, text: str) -> str:

@@ -55,17 +55,14 @@ class Guard:
         exported: dict[str, list[Volume]] = defaultdict(list)
         for volume in volumes:
             exported[volume.network_id].append(volume)
-        present = self._feet() if uplinks else None
+        present: set[str] | None = None  # not looked at, or the uplink does not tell
+        if uplinks:
+            with self._trouble_said_once("Uplinks"):
+                present = set(self._tools.uplink.list())
         for network in networks:
             has_foot = present is None or network.netns in present
             with self._trouble_said_once(f"Network {network.name}"):
                 self._look_at(network, exported[network.id], has_foot=has_foot)
-
-    def _feet(self) -> set[str] | None:
-        """The feet that there are; None when the uplink does not tell."""
-        with self._trouble_said_once("Uplinks"):
-            return set(self._tools.uplink.list())
-        return None
 
     def _look_at(self, network: Network, volumes: list[Volume], *, has_foot: bool) -> None:
         if not has_foot:
