@@ -60,8 +60,7 @@ _COPY_INIT = """\
 export PATH=/bin
 mkdir -p /proc /sys /dev
 mount -t proc proc /proc; mount -t sysfs sysfs /sys; mount -t devtmpfs devtmpfs /dev
-for module in $(cat /copy-modules); do insmod /$module; done 2>/dev/null
-modprobe virtio_net
+modprobe -a virtio_pci virtio_net virtio_blk
 until [ -e /sys/class/net/eth0 ] && [ -e /dev/vda ]; do usleep 100000; done
 ip link set eth0 up
 ip addr add @NODE@/24 dev eth0
@@ -182,10 +181,8 @@ def _prepare_copy(raw: Path, scratch: Path) -> Path:
     (tree / "init").chmod(0o755)
     root = next(fs for fs in file_systems(raw) if fs.find("/lib/modules") or fs.find("/usr/lib/modules"))
     index = read_index(root, artefacts.kernel_version)
-    names = index.closure(["virtio_blk"])
+    names = index.closure(["virtio_pci", "virtio_net", "virtio_blk"])
     copy_modules(root, artefacts.kernel_version, index, names, tree)
-    modules = sorted((str(p.relative_to(tree)) for p in tree.rglob("*.ko")), key=lambda p: "virtio_blk" in p)
-    (tree / "copy-modules").write_text("\n".join(modules) + "\n")
     with (served / "overlay").open("wb") as out:
         write_cpio(tree, out)
     base = f"http://{IPv4Interface(_COPY_NET).ip}:8080"

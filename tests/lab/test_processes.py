@@ -1,6 +1,7 @@
 """Processes: found by what they are, ended without hitting another."""
 
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,9 +10,16 @@ import pytest
 from bmi.lab import processes
 
 
+def _await_command_line(process: subprocess.Popen[bytes], program: str) -> None:
+    """A process that has just begun still has no command line, or its parent's."""
+    while not processes.command_line(process.pid).startswith(program):
+        time.sleep(0.001)
+
+
 @pytest.fixture
 def sleeper() -> Iterator[subprocess.Popen[bytes]]:
     with subprocess.Popen(["sleep", "60.0625"]) as made:
+        _await_command_line(made, "sleep")
         yield made
         made.kill()
 
@@ -39,8 +47,8 @@ def test_only_the_process_meant_is_ended(tmp_path: Path, sleeper: subprocess.Pop
 def test_processes_that_mention_a_path_are_found(tmp_path: Path) -> None:
     with subprocess.Popen(["tail", "-f", "/dev/null", str(tmp_path)]) as exact:
         with subprocess.Popen(["tail", "-f", "/dev/null", f"{tmp_path}-other"]) as other:
-            while not processes.command_line(other.pid).startswith("tail"):
-                pass
+            _await_command_line(exact, "tail")
+            _await_command_line(other, "tail")
             assert processes.mentioning(tmp_path) == [exact.pid]
             other.kill()
         exact.kill()

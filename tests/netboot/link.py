@@ -99,9 +99,9 @@ def name_of(pid: int) -> str:
         return ""
 
 
-def eventually(true: Callable[[], object]) -> None:
+def eventually(true: Callable[[], object], patience_s: float = _PATIENCE_S) -> None:
     """Returns when something has become true; fails when it never does."""
-    until = time.monotonic() + _PATIENCE_S
+    until = time.monotonic() + patience_s
     while not true():
         assert time.monotonic() < until, "it never came true"
         time.sleep(0.05)

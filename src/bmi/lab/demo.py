@@ -211,9 +211,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--dir", type=Path, default=Path("/var/lib/bmi-demo"), help="where everything of the demo is"
     )
-    parser.add_argument(
-        "--cache", type=Path, default=DEFAULT_CACHE, help="where the golden image is kept"
-    )
+    parser.add_argument("--cache", type=Path, default=DEFAULT_CACHE, help="where the golden image is kept")
     parser.add_argument("--down", action="store_true", help="take down what --keep left, and nothing else")
     return parser.parse_args()
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
@@ -95,10 +95,13 @@ class _Listener:
         if stage not in _REPORTS:
             raise HTTPException(404)
         body = bytearray()
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > _MAX_REPORT_BYTES:
-                raise HTTPException(413)
+        try:
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > _MAX_REPORT_BYTES:
+                    raise HTTPException(413)
+        except ClientDisconnect:
+            raise HTTPException(408) from None  # which nobody hears; half a report is none
         await run_in_threadpool(self._note, request, stage, _printable(body.decode("utf-8", "replace")))
         return _text("noted\n")
 

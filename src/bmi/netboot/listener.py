@@ -32,7 +32,6 @@ class HttpListener:
             http=_BoundedConnection,
             ws="none",
             log_config=None,
-            access_log=False,  # it would hold tokens
             proxy_headers=False,
             server_header=False,
             h11_max_incomplete_event_size=_MAX_HEADER_BYTES,
@@ -63,6 +62,7 @@ class _BoundedConnection(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in the base
         super().connection_made(transport)
+        self.access_log = False  # whatever the process logs elsewhere: paths here hold tokens
         if len(self.connections) > MAX_CONNECTIONS:
             transport.abort()
         else:

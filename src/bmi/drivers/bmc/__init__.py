@@ -9,7 +9,8 @@ PowerState = Literal["on", "off"]
 @dataclass(frozen=True)
 class BmcAccess:
     """Where a BMC is and how to get in. `address` is a URL such as `https://10.0.0.5/redfish/v1/Systems/1`;
-    `verify_tls` is a path to a CA bundle, True for the system's, or False."""
+    `verify_tls` is a path to a CA bundle, True for the system's, or False.
+    """
 
     address: str
     username: str = ""
@@ -33,7 +34,8 @@ class Bmc(Protocol):
 
     def power_off(self, access: BmcAccess) -> None:
         """Turns the node off at once, without asking its OS; one that is off stays off. Returns when the
-        BMC reports it off."""
+        BMC reports it off.
+        """
         ...
 
     def boot_network_once(self, access: BmcAccess) -> None:

@@ -37,7 +37,8 @@ class Export(Protocol):
 
     def ensure_portal(self, portal: Portal, targets: Sequence[Target]) -> bool:
         """Makes sure that the portal serves, and that all `targets` are exported on it *before* it
-        answers if it has to be started. Returns whether it had to be started. Cheap when it runs."""
+        answers if it has to be started. Returns whether it had to be started. Cheap when it runs.
+        """
         ...
 
     def remove_portal(self, portal: Portal) -> None:

@@ -57,7 +57,8 @@ class Storage(Protocol):
 
     def commit_image(self, image_id: str) -> int:
         """Makes the staged raw disk the image `image_id`, durably and read-only; returns its size in
-        bytes. Succeeds without effect when the image already exists. Removes the staging file."""
+        bytes. Succeeds without effect when the image already exists. Removes the staging file.
+        """
         ...
 
     def discard_staging(self, image_id: str) -> None:
@@ -94,5 +95,6 @@ class Storage(Protocol):
 
     def check(self) -> str:
         """Proves that the store works (and mounts it if that is its business) and says in one
-        sentence what it is; raises DriverError with a remedy otherwise."""
+        sentence what it is; raises DriverError with a remedy otherwise.
+        """
         ...

@@ -9,7 +9,8 @@ from typing import Protocol
 class Foot:
     """BMI's presence on one network: a network namespace that holds one interface on `vlan` with
     `address` (CIDR notation, e.g. `10.96.1.1/24`). A namespace of its own is what keeps networks apart:
-    nothing can cross inside a machine that has no path between them."""
+    nothing can cross inside a machine that has no path between them.
+    """
 
     netns: str
     vlan: int
