@@ -13,6 +13,8 @@ from bmi.image.bootable import build_boot, version_key
 from tests.image import disks
 from tests.image.disks import KERNEL, Partition
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def system(tmp_path: Path) -> Path:

@@ -22,6 +22,8 @@ from bmi.workflow.engine import Engine, Hook
 from bmi.workflow.steps import OUTCOMES, STEPS
 from tests.workflow.world import World
 
+pytestmark = pytest.mark.slow
+
 _PATIENCE_S = 30
 # Only a killed worker's lease runs out; the next one waits for that.
 _LEASE_S = 0.3
