@@ -75,6 +75,8 @@ class Site:
             boot_timeout_s=60,
             max_image_bytes=settings.image.max_size_gib << 30,
             convert_timeout_s=60,
+            reserve_gib=1,
+            reserve_percent=2,
             **self.fakes,
         )
 

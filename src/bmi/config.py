@@ -25,7 +25,7 @@ class _Section(BaseModel):
 
 class ServerSettings(_Section):
     data_dir: Path = Field(Path("/var/lib/bmi"), description="Everything BMI keeps: database, images, keys.")
-    run_dir: Path = Field(Path("/run/bmi"), description="What does not outlive a reboot: sockets, pid files.")
+    run_dir: Path = Field(Path("/run/bmi"), description="Need not survive a reboot: tgtd's sockets and logs.")
     host: str = Field("127.0.0.1", description="Address the API listens on.")
     port: int = Field(7550, ge=1, le=65535, description="TCP port the API listens on.")
 
@@ -41,6 +41,10 @@ class DriverSettings(_Section):
 
 class StorageSettings(DriverSettings):
     driver: str = Field("local", description="Where images and volumes live: local, fake.")
+    reserve_gib: float = Field(
+        1, ge=0, description="GiB of the store that nothing new may take: nodes write to what they have."
+    )
+    reserve_percent: float = Field(2, ge=0, le=50, description="The same as a share; the larger one counts.")
 
 
 class ExportSettings(DriverSettings):

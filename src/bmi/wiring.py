@@ -4,23 +4,28 @@ import functools
 import json
 import logging
 import os
+import signal
 import socket
 import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bmi.config import DriverSettings, Settings
+from bmi.config import DriverSettings, ServerSettings, Settings
 from bmi.domain.nouns import Json
-from bmi.drivers import load
+from bmi.drivers import make
 from bmi.drivers.bmc import Bmc
 from bmi.drivers.switch import Switch
-from bmi.errors import BmiError
+from bmi.errors import BmiError, ConfigError
 from bmi.service.access import ensure_admin_token
 from bmi.service.boot import BootDesk
 from bmi.service.core import Core
 from bmi.store.database import Database, connect, migrate
 from bmi.store.vault import Vault
+from bmi.workflow import sweep
 from bmi.workflow.engine import Engine
 from bmi.workflow.guard import Guard
 from bmi.workflow.steps import OUTCOMES, STEPS
@@ -29,6 +34,9 @@ from bmi.workflow.tools import Tools
 log = logging.getLogger(__name__)
 
 _GRACE_S = 5
+# What a step may still take when the server is told to stop. One that takes longer (a conversion, say) is
+# broken off and done again by the next server.
+_STEPS_GRACE_S = 10
 
 
 def open_core(settings: Settings) -> Core:
@@ -51,16 +59,16 @@ def open_tools(core: Core) -> Tools:
     }
 
     def driver(kind: str, chosen: DriverSettings) -> Any:
-        return load(kind, chosen.driver)(**own.get((kind, chosen.driver), {}) | chosen.options)
+        return make(kind, chosen.driver, own.get((kind, chosen.driver), {}) | chosen.options)
 
     @functools.cache
     def bmc(name: str) -> Bmc:
-        made: Bmc = load("bmc", name)()
+        made: Bmc = make("bmc", name, {})
         return made
 
     @functools.cache
     def switch_by_text(name: str, options: str) -> Switch:
-        made: Switch = load("switch", name)(**json.loads(options))
+        made: Switch = make("switch", name, json.loads(options))
         return made
 
     def switch(name: str, options: Json) -> Switch:
@@ -80,6 +88,8 @@ def open_tools(core: Core) -> Tools:
         boot_timeout_s=settings.boot.timeout_s,
         max_image_bytes=settings.image.max_size_gib << 30,
         convert_timeout_s=settings.image.convert_timeout_s,
+        reserve_gib=settings.storage.reserve_gib,
+        reserve_percent=settings.storage.reserve_percent,
     )
 
 
@@ -92,16 +102,22 @@ def check(settings: Settings) -> list[tuple[str, str | BmiError]]:
         tools = open_tools(core)
     except BmiError as error:
         return [*found, ("configuration", error)]
-    for name, part in (("storage", tools.storage), ("export", tools.export), ("uplink", tools.uplink)):
+    parts: dict[str, Callable[[], str]] = {
+        "storage": tools.storage.check,
+        "contents": lambda: sweep.contents(tools),
+        "export": tools.export.check,
+        "uplink": tools.uplink.check,
+    }
+    for name, ask in parts.items():
         try:
-            found.append((name, part.check()))
+            found.append((name, ask()))
         except BmiError as error:
             found.append((name, error))
     return found
 
 
 def serve(settings: Settings) -> None:
-    """Runs everything in this process until SIGTERM or SIGINT: API, boot service, worker and guard.
+    """Runs everything in this process until SIGTERM or SIGINT: API, boot service, worker, guard and sweep.
 
     What the nodes depend on (exporters, namespaces) outlives it and is found again at the next start.
     """
@@ -126,7 +142,7 @@ def serve(settings: Settings) -> None:
         lease_s=settings.worker.lease_s,
     )
     core = replace(core, kick=engine.kick)
-    guard = Guard(tools)
+    guard, sweeper = Guard(tools), sweep.Sweep(tools)
     netboot = Netboot(
         BootDesk(core),
         http_port=settings.boot.http_port,
@@ -135,27 +151,63 @@ def serve(settings: Settings) -> None:
     threads = [
         threading.Thread(target=engine.run, name="worker"),
         threading.Thread(target=guard.run, name="guard"),
+        threading.Thread(target=sweeper.run, name="sweep"),
     ]
     api = uvicorn.Server(
         uvicorn.Config(
             create_app(core, uploads_dir=Path(settings.server.data_dir / "uploads")),
-            host=settings.server.host,
-            port=settings.server.port,
             log_config=None,
             access_log=False,
             server_header=False,
             timeout_graceful_shutdown=_GRACE_S,
         )
     )
-    for thread in threads:
-        thread.start()
-    netboot.start()
-    try:
-        log.info("API: http://%s:%d", settings.server.host, settings.server.port)
-        api.run()
-    finally:
-        engine.stop()
-        guard.stop()
-        netboot.stop()
+    with _listening(settings.server) as listener, _signals_survived():
         for thread in threads:
-            thread.join()
+            thread.start()
+        netboot.start()
+        try:
+            log.info("API: http://%s:%d", settings.server.host, settings.server.port)
+            api.run(sockets=[listener])
+        finally:
+            for part in (engine, guard, sweeper, netboot):
+                part.stop()
+            _await_end(threads)
+
+
+@contextmanager
+def _listening(server: ServerSettings) -> Iterator[socket.socket]:
+    """The API's socket; raises ConfigError before anything has begun."""
+    family = socket.AF_INET6 if ":" in server.host else socket.AF_INET
+    try:
+        listener = socket.create_server((server.host, server.port), family=family, backlog=2048)
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
+        raise ConfigError(
+            f"The API cannot listen on {server.host} port {server.port}: {reason}.",
+            remedy="End what listens there (ss -ltnp shows it), or set server.host and server.port.",
+        ) from error
+    with listener:
+        yield listener
+
+
+@contextmanager
+def _signals_survived() -> Iterator[None]:
+    """Uvicorn ends at SIGTERM and SIGINT, and then raises them once more: we have to give leases back first."""
+    handlers = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+def _await_end(threads: Sequence[threading.Thread]) -> None:
+    """Waits for the threads; leaves at once, with all that still runs, when they take too long."""
+    deadline = time.monotonic() + _STEPS_GRACE_S
+    for thread in threads:
+        thread.join(max(0, deadline - time.monotonic()))
+    late = [thread.name for thread in threads if thread.is_alive()]
+    if late:
+        log.warning("Still at work and broken off: %s. The next start goes on.", ", ".join(late))
+        os._exit(0)

@@ -100,7 +100,9 @@ def test_an_empty_store_works_and_says_what_it_is(storage: Storage) -> None:
 def test_an_image_is_seen_only_when_committed(storage: Storage) -> None:
     stage(storage)
     assert names(storage) == set()
+    assert storage.list_staged() == [IMAGE.id]
     assert storage.commit_image(IMAGE.id) == SIZE
+    assert storage.list_staged() == []
     assert [(found.ref, found.size_bytes) for found in storage.list()] == [(IMAGE, SIZE)]
     assert is_golden(storage, IMAGE)
     assert not storage.staging_path(IMAGE.id).exists()

@@ -52,6 +52,22 @@ def test_an_up_of_an_earlier_boot_does_not_count(world: World) -> None:
     assert found["up_at"] == since + 1
 
 
+def test_a_disk_that_starts_its_own_boot_loader_is_up_when_the_firmware_has_its_script(world: World) -> None:
+    """Nothing in it could ever report `up`; it must not be taken for dead."""
+    made = world.ask("provision")
+    with world.database.write() as tx:
+        records.images.update(tx, values={"boot": {"method": "sanboot"}})
+        operation = journal.operations.get(tx, made)
+    context = Context(operation, {"power_on": {"since": 0.0}}, world.database.now(), world.tools)
+
+    waiting = await_up(context)
+    assert isinstance(waiting, Wait)
+    assert waiting.until <= world.database.now() + 1
+    with world.database.write() as tx:
+        journal.add_event(tx, node_id="node-1", operation_id=None, at=1.0, stage="script")
+    assert isinstance(await_up(context), dict)
+
+
 def test_a_node_that_never_came_up_is_told_where_it_was_last_seen(world: World) -> None:
     world.tools = replace(world.tools, boot_timeout_s=0)
     made = world.ask("provision")
@@ -63,7 +79,7 @@ def test_a_node_that_never_came_up_is_told_where_it_was_last_seen(world: World) 
     assert operation.state is OperationState.FAILED
     assert operation.problem is not None
     assert operation.problem["stage"] == "power-on"
-    assert "last seen at stage 'power-on'" in operation.problem["detail"]
+    assert "it never asked for an address" in operation.problem["detail"]
     assert node.state is NodeState.ERROR
     assert node.problem == operation.problem | {"operation": made}
 

@@ -59,6 +59,8 @@ class World:
             boot_timeout_s=boot_timeout_s,
             max_image_bytes=1 << 30,
             convert_timeout_s=60,
+            reserve_gib=1,
+            reserve_percent=2,
         )
 
     def found(self) -> Network:

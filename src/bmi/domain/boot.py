@@ -16,6 +16,7 @@ Firmware = Literal["ipxe", "bios", "uefi64", "os"]
 
 # Visible ASCII without what iPXE would expand (`$`), end a command with (`#`, `;`, `&`, `|`) or quote.
 _WORD = re.compile(r"[A-Za-z0-9._:/@%+,=~\[\]-]+")
+# The setting `boot.kernel_args` is held to the same.
 _WORDS = re.compile(rf"({_WORD.pattern}( {_WORD.pattern})*)?")
 
 _WAIT_S = 2
@@ -64,20 +65,25 @@ class Boot:
     user_data: str = field(default="", repr=False)
 
 
-def _word(value: object) -> str:
-    text = str(value)
-    if not _WORD.fullmatch(text):
-        raise InternalError(f"{text!r} cannot stand in a boot script.")
-    return text
+def _word(name: str, value: str) -> str:
+    """The value, when it is one word to iPXE. The error names it only: it may be a secret."""
+    if not _WORD.fullmatch(value):
+        raise InternalError(f"The {name} cannot stand in a boot script.")
+    return value
 
 
 def iscsi_uri(boot: Boot) -> str:
     """The root path of the volume (RFC 4173): `iscsi:<server>:<protocol>:<port>:<LUN>:<target>`."""
-    return f"iscsi:{_word(boot.portal)}:tcp:{boot.portal_port}:1:{_word(boot.iqn)}"
+    return f"iscsi:{_word('portal', boot.portal)}:tcp:{boot.portal_port}:1:{_word('iqn', boot.iqn)}"
 
 
+# Without progress for so many milliseconds, a download is given up: iPXE by itself waits for ever.
+_PATIENCE = "--timeout 30000"
 # Asking DHCP anew finds a fresh token, and another network when the switch port has moved meanwhile.
-_START_OVER = "dhcp && chain --replace ${filename} || goto again"
+# On the NIC in use (netX) and for IPv4 alone: `dhcp` first waits for every NIC before it.
+_START_OVER = (
+    f"ifconf --configurator dhcp netX && chain --replace {_PATIENCE} ${{netX/filename}} || goto again"
+)
 
 
 def ipxe_script(boot: Boot, base_url: str) -> str:
@@ -87,44 +93,44 @@ def ipxe_script(boot: Boot, base_url: str) -> str:
     Whatever fails is said on the console, reported, and tried again from the start, for ever: nobody
     stands beside a node to turn it off and on.
     """
-    base = _word(base_url)
+    base = _word("base_url", base_url)
     lines = _waiting(boot, base) if boot.method == "wait" else [*_attempt(boot, base), *_after_failure(base)]
     return "".join(f"{line}\n" for line in ("#!ipxe", *lines))
 
 
 def _waiting(boot: Boot, base: str) -> list[str]:
     return [
-        f"echo BMI: {_word(boot.node)} waits for its volume",
+        f"echo BMI: {_word('node', boot.node)} waits for its volume",
         ":again",
         f"sleep {_WAIT_S}",
-        f"chain --replace {base}/ipxe || {_START_OVER}",
+        f"chain --replace {_PATIENCE} {base}/ipxe || {_START_OVER}",
     ]
 
 
 def _attempt(boot: Boot, base: str) -> list[str]:
     attach = "sanboot" if boot.method == "sanboot" else "sanhook"
     lines = [
-        f"echo BMI: {_word(boot.node)} boots {_word(boot.iqn)}",
-        f"set initiator-iqn {_word(boot.initiator)}",
-        f"set username {_word(boot.chap_user)}",
-        f"set password {_word(boot.chap_secret)}",
+        f"echo BMI: {_word('node', boot.node)} boots {_word('iqn', boot.iqn)}",
+        f"set initiator-iqn {_word('initiator', boot.initiator)}",
+        f"set username {_word('chap_user', boot.chap_user)}",
+        f"set password {_word('chap_secret', boot.chap_secret)}",
         f"set stage {attach}",
         f"{attach} --drive {_DRIVE} {iscsi_uri(boot)} || goto failed",
     ]
     if boot.method == "sanboot":
         return lines
     if not _WORDS.fullmatch(boot.kernel_args):
-        raise InternalError(f"Kernel arguments {boot.kernel_args!r} cannot stand in a boot script.")
+        raise InternalError("The kernel_args cannot stand in a boot script.")
     return [
         *lines,
         "set stage kernel",
-        f"kernel {base}/kernel {boot.kernel_args}".rstrip() + " || goto failed",
+        f"kernel {_PATIENCE} {base}/kernel {boot.kernel_args}".rstrip() + " || goto failed",
         "set stage initrd",
-        f"initrd {base}/initrd || goto failed",
+        f"initrd {_PATIENCE} {base}/initrd || goto failed",
         # A name after the URL makes iPXE wrap the file into a cpio archive of its own.
-        f"initrd {base}/boot.env /etc/bmi/boot.env mode=0600 || goto failed",
-        f"initrd {base}/meta-data /etc/bmi/seed/meta-data mode=0600 || goto failed",
-        f"initrd {base}/user-data /etc/bmi/seed/user-data mode=0600 || goto failed",
+        f"initrd {_PATIENCE} {base}/boot.env /etc/bmi/boot.env mode=0600 || goto failed",
+        f"initrd {_PATIENCE} {base}/meta-data /etc/bmi/seed/meta-data mode=0600 || goto failed",
+        f"initrd {_PATIENCE} {base}/user-data /etc/bmi/seed/user-data mode=0600 || goto failed",
         "set stage boot",
         "boot || goto failed",
     ]
@@ -146,13 +152,18 @@ def _after_failure(base: str) -> list[str]:
 
 def nothing_script() -> str:
     """For a machine that has nothing to boot: says so on its console and asks again, slowly."""
-    lines = (
-        "#!ipxe",
-        "echo BMI: this machine has nothing to boot on this network, provision it first",
-        ":again",
-        f"sleep {_NOTHING_S}",
-        _START_OVER,
-    )
+    return _asking_again("this machine has nothing to boot on this network, provision it first", _NOTHING_S)
+
+
+def trouble_script() -> str:
+    """For a machine that is to boot once a trouble of ours is over. An HTTP error in place of its first
+    script would end iPXE, and nobody would start it again.
+    """
+    return _asking_again("the boot server is in trouble, its log says why", _RETRY_S)
+
+
+def _asking_again(said: str, pause_s: int) -> str:
+    lines = ("#!ipxe", f"echo BMI: {said}", ":again", f"sleep {pause_s}", _START_OVER)
     return "".join(f"{line}\n" for line in lines)
 
 

@@ -6,6 +6,8 @@ succeed; names derive from ids; every wait has a time limit.
 """
 
 import importlib
+import inspect
+from collections.abc import Mapping
 from importlib.metadata import entry_points
 from typing import Any
 
@@ -19,13 +21,32 @@ def load(kind: str, name: str) -> Any:
     for entry in entry_points(group="bmi.drivers", name=f"{kind}.{name}"):
         return entry.load()
     module_name = f"bmi.drivers.{kind}.{name}"
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name not in {module_name, f"bmi.drivers.{kind}"}:
-            raise
+    module: Any = None
+    if name.isidentifier():
+        try:
+            module = importlib.import_module(module_name)
+        except ModuleNotFoundError as error:
+            if error.name != module_name:
+                raise
+    if not hasattr(module, "create"):
         raise ConfigError(
             f"There is no {kind} driver {name!r}.",
-            remedy=f"Install a package that offers it or name a built-in driver in [{kind}].",
-        ) from error
+            remedy="Install the package that offers it, or name a built-in driver.",
+        )
     return module.create
+
+
+def make(kind: str, name: str, options: Mapping[str, Any]) -> Any:
+    """The driver itself, made with these options; raises ConfigError that names the option which is unknown
+    or missing.
+    """
+    factory = load(kind, name)
+    wanted = inspect.signature(factory)
+    try:
+        wanted.bind(**options)
+        return factory(**options)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            f"The options of the {kind} driver {name!r} are not right: {error}.",
+            remedy=f"It takes {', '.join(wanted.parameters) or 'none'}.",
+        ) from error

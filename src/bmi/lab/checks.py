@@ -56,14 +56,19 @@ def isolation(site: Site, node: str, neighbour: str, stranger: str) -> dict[str,
         "same_project_reachable": _pings(login, str(admin.get_node(neighbour)["address"])),
         "other_project_reachable": _pings(login, str(theirs["address"]))
         or _pings(login, foot.partition("/")[0]),
-        "other_project_volume_readable": _volume_readable(
-            site, stranger, str(admin.get_node(node)["project"])
-        ),
+        "other_project_volume_readable": _connects(login, foot.partition("/")[0], site.settings.export.port)
+        or _volume_readable(site, stranger, str(admin.get_node(node)["project"])),
     }
 
 
 def _pings(login: Login, address: str) -> bool:
     return login.run(f"ping -c 3 -W 2 -q {address}", ok_codes=(0, 1, 2)).returncode == 0
+
+
+def _connects(login: Login, address: str, port: int) -> bool:
+    """Whether a TCP connection from inside the node is taken."""
+    script = f"timeout 5 bash -c 'exec 3<>/dev/tcp/{address}/{port}'"
+    return login.run(script, ok_codes=(0, 1, 124)).returncode == 0
 
 
 def _volume_readable(site: Site, node: str, project: str) -> bool:

@@ -236,27 +236,24 @@ def main() -> int:
             return 0
         demo.release()
     except (StageFailedError, BmiError) as error:
-        console.print(f"[bold red]{error}")
-        if isinstance(error, StageFailedError):
-            console.print(f"The last lines of its console:\n{site.console_tail(error.node)}", markup=False)
-        if not arguments.keep:
-            site.down()
+        console.print(str(error), style="bold red", markup=False)
+        for node in [error.node] if isinstance(error, StageFailedError) else _OWNERS:
+            console.print(
+                f"The last lines of the console of {node}:\n{site.console_tail(node)}", markup=False
+            )
         return 1
-    except BaseException:
+    finally:
         if not arguments.keep:
             site.down()
-        raise
-    site.down()
-    demo.summary["left_behind"] = site.leftovers()
-    demo.summary["seconds_total"] = round(time.monotonic() - began, 1)
-    if arguments.json:
-        arguments.json.write_text(json.dumps(demo.summary, indent=2) + "\n", encoding="utf-8")
+        demo.summary["left_behind"] = [] if arguments.keep else site.leftovers()
+        demo.summary["seconds_total"] = round(time.monotonic() - began, 1)
+        if arguments.json:
+            arguments.json.write_text(json.dumps(demo.summary, indent=2) + "\n", encoding="utf-8")
     failures = _failures(demo.summary)
     for failure in failures:
         console.print(f"[bold red]NOT TRUE: {failure}")
-    console.print(
-        f"{'All checks hold' if not failures else 'Some checks failed'}; {demo.summary['seconds_total']} s in all."
-    )
+    verdict = "Some checks failed" if failures else "All checks hold"
+    console.print(f"{verdict}; {demo.summary['seconds_total']} s in all.")
     return 1 if failures else 0
 
 

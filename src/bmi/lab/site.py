@@ -18,7 +18,7 @@ from bmi.config import Settings
 from bmi.config import load as load_settings
 from bmi.drivers import netns
 from bmi.drivers.storage.local import unmount
-from bmi.errors import BmiError, TimedOutError, UnavailableError
+from bmi.errors import BmiError, ConfigError, TimedOutError, UnavailableError
 from bmi.lab import processes
 from bmi.lab.lab import Lab
 from bmi.process import Result, run
@@ -69,7 +69,8 @@ class Site:
     def up(self, *, nodes: int, port: int, memory_mib: int = 1024, disk_gib: int = 0) -> None:
         """Brings the lab up and starts a server on it. What an earlier run left there is removed."""
         self.down()
-        self.directory.mkdir(mode=0o700, parents=True)
+        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._mark.touch()
         self._lab = Lab.up(
             self.directory / "lab", nodes=nodes, name=self.name, memory_mib=memory_mib, disk_gib=disk_gib
         )
@@ -163,7 +164,7 @@ netns_prefix = {quoted(self.netns_prefix)}
 
     def down(self) -> None:
         """Ends and removes everything, in whatever state it is."""
-        if not self.directory.exists():
+        if not self._is_ours():
             return
         self.stop_server()
         for name in self._feet():
@@ -174,6 +175,21 @@ netns_prefix = {quoted(self.netns_prefix)}
         self._lab = None
         unmount(self.directory / "data" / "storage")
         shutil.rmtree(self.directory)
+
+    @property
+    def _mark(self) -> Path:
+        """The file that says that this directory is a site's, to be removed with all that is in it."""
+        return self.directory / "this-is-a-bmi-site"
+
+    def _is_ours(self) -> bool:
+        if not self.directory.exists() or not any(self.directory.iterdir()):
+            return False
+        if not self._mark.exists():
+            raise ConfigError(
+                f"The directory {self.directory} holds something else.",
+                remedy="Name one that is empty or new.",
+            )
+        return True
 
     def _feet(self) -> list[str]:
         return [name for name in netns.names() if name.startswith(f"{self.netns_prefix}-")]
@@ -246,7 +262,7 @@ netns_prefix = {quoted(self.netns_prefix)}
 
     def console_tail(self, node: str, lines: int = 20) -> str:
         """The last lines that a node printed."""
-        path = next(n.console_path for n in self.lab.nodes if n.name == node)
+        path = self.directory / "lab" / "nodes" / node / "console.log"
         text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
         return "\n".join(text.splitlines()[-lines:])
 

@@ -10,7 +10,7 @@ class Desk(Protocol):
     """Answers what the listeners are asked; `bmi.service.boot.BootDesk` is the real one."""
 
     def feet(self) -> Sequence[Foot]:
-        """The networks to serve now; asked about once a second."""
+        """The networks to serve now; asked about twice a second."""
         ...
 
     def offer(self, network_id: str, mac: str, firmware: Firmware) -> Offer | None:

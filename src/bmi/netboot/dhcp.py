@@ -21,6 +21,8 @@ _COOKIE = b"\x63\x82\x53\x63"
 _REQUEST, _REPLY, _ETHERNET = 1, 2, 1
 _BROADCAST_FLAG = 0x8000
 _MIN_REPLY_BYTES = 300  # RFC 1542, section 2.1: some relays drop shorter ones
+# RFC 2131, section 2: every client takes a datagram of 576 bytes; larger ones only who says so, and no fragments.
+_DATAGRAM_BYTES, _ETHERNET_MTU_BYTES, _IP_AND_UDP_BYTES = 576, 1500, 28
 _ANY = IPv4Address(0)
 
 
@@ -34,6 +36,7 @@ class Option(IntEnum):
     LEASE_TIME = 51
     MESSAGE_TYPE = 53
     SERVER_ID = 54
+    MAX_MESSAGE_SIZE = 57
     VENDOR_CLASS = 60
     CLIENT_ID = 61
     TFTP_SERVER = 66
@@ -134,7 +137,10 @@ def parse(data: bytes) -> Packet:
 
 
 def _parse_options(data: bytes) -> dict[int, bytes]:
-    """Options in the order they came; pieces of one option are joined (RFC 3396)."""
+    """Options in the order they came; pieces of one option are joined (RFC 3396).
+
+    None are looked for in `sname` and `file` (option 52): a request has room for the few that matter here.
+    """
     options: dict[int, bytes] = {}
     at = 0
     while at < len(data) and data[at] != Option.END:
@@ -252,23 +258,27 @@ def _with_boot(reply: Packet, firmware: Firmware, foot: IPv4Interface, boot_url:
 
 
 def _echoed(reply: Packet, request: Packet) -> Packet:
-    """A client's names for itself come back to it (RFC 6842; RFC 4578, 2.1), a relay's mark, last, to the relay."""
-    echoed = {
-        code: request.options[code]
-        for code in (Option.CLIENT_ID, Option.CLIENT_UUID, Option.RELAY_AGENT)
-        if code in request.options
-    }
+    """A client's names for itself come back to it (RFC 6842; RFC 4578, 2.1), a relay's mark, last, to the relay;
+    of these, in the order of their use, what still fits into a datagram that the client takes.
+    """
+    said = int.from_bytes(request.options.get(Option.MAX_MESSAGE_SIZE, b"")[:2], "big")
+    room_bytes = min(max(said, _DATAGRAM_BYTES), _ETHERNET_MTU_BYTES) - _IP_AND_UDP_BYTES
+    echoed: dict[int, bytes] = {}
+    for code in (Option.RELAY_AGENT, Option.CLIENT_ID, Option.CLIENT_UUID):
+        if code in request.options:
+            more = {code: request.options[code]} | echoed
+            if len(build(replace(reply, options=reply.options | more))) <= room_bytes:
+                echoed = more
     return replace(reply, options=reply.options | echoed)
 
 
 def destination(reply: Packet) -> tuple[str, int]:
-    """Where a reply goes (RFC 2131, section 4.1): relay, renewing client, or everybody on the link.
-
-    A client without an address gets a broadcast even if it would take a unicast: sending one would
-    need an entry in the neighbour table for an address that does not answer yet.
+    """Where a reply goes (RFC 2131, section 4.1): relay, renewing client, the address that is being given, or
+    everybody on the link. Nobody else should see the URL of a boot.
     """
     if reply.relay != _ANY:
         return str(reply.relay), SERVER_PORT
-    if reply.client != _ANY and not reply.flags & _BROADCAST_FLAG:
-        return str(reply.client), CLIENT_PORT
-    return "255.255.255.255", CLIENT_PORT
+    address = reply.yours if reply.client == _ANY else reply.client
+    if address == _ANY or reply.flags & _BROADCAST_FLAG:
+        return "255.255.255.255", CLIENT_PORT
+    return str(address), CLIENT_PORT

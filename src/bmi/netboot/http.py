@@ -1,5 +1,6 @@
 """The boot listener: everything below `/boot/<token>/` on one project's network, and nothing else."""
 
+import logging
 from functools import partial
 from pathlib import Path
 
@@ -10,9 +11,11 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from bmi.domain.boot import Boot, Foot, boot_env, ipxe_script, nothing_script
+from bmi.domain.boot import Boot, Foot, boot_env, ipxe_script, nothing_script, trouble_script
 from bmi.errors import BmiError, NotFoundError
 from bmi.netboot.desk import Desk
+
+log = logging.getLogger(__name__)
 
 _MAX_REPORT_BYTES = 2000
 # What the initramfs and the OS of a node may report.
@@ -60,17 +63,24 @@ class _Listener:
         return _text(nothing_script())
 
     def script(self, request: Request) -> Response:
-        boot = self._boot(request)
-        if boot.method != "wait":
-            self._note(request, "script", boot.method)
-        return _text(ipxe_script(boot, self._base_url(request)))
+        try:
+            boot = self._boot(request)
+            script = ipxe_script(boot, self._base_url(request))
+            if boot.method != "wait":
+                self._fetched(request, "script", boot.method)
+        except NotFoundError:
+            raise
+        except Exception:
+            log.exception("%s: no boot script could be made", self._foot.address)
+            return _text(trouble_script())
+        return _text(script)
 
     def artefact(self, request: Request, name: str) -> Response:
         boot = self._boot(request)
         path = self._boot_dir / boot.image_id / name
         if boot.method != "kernel" or not path.is_file():
             raise NotFoundError("boot file", name)
-        self._note(request, name, f"bytes={path.stat().st_size}")
+        self._fetched(request, name, f"bytes={path.stat().st_size}")
         return FileResponse(path, media_type="application/octet-stream", headers=_HEADERS)
 
     def boot_env(self, request: Request) -> Response:
@@ -107,6 +117,11 @@ class _Listener:
 
     def _boot(self, request: Request) -> Boot:
         return self._desk.boot(request.path_params["token"], self._foot.network_id)
+
+    def _fetched(self, request: Request, name: str, detail: str) -> None:
+        """Notes that something was fetched: neither looked at (HEAD) nor in part."""
+        if request.method == "GET" and "range" not in request.headers:
+            self._note(request, name, detail)
 
     def _note(self, request: Request, stage: str, detail: str) -> None:
         self._desk.record(request.path_params["token"], self._foot.network_id, stage, detail)

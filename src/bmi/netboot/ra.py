@@ -5,6 +5,7 @@ Without one, iPXE waits 13 to 16 seconds for an answer to its router solicitatio
 
 import socket
 import struct
+from contextlib import ExitStack
 
 _SOLICITATION, _ADVERTISEMENT = 133, 134
 _HOP_LIMIT = 255  # RFC 4861, 6.1: anything less was routed and is dropped
@@ -24,20 +25,21 @@ def is_solicitation(data: bytes) -> bool:
 
 def open_socket(interface: str) -> socket.socket:
     """A socket that receives the router solicitations of one link; made in the namespace it is called in."""
-    listener = socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6)
     index = socket.if_nametoindex(interface)
     # One bit a type, set means blocked: everything but solicitations.
-    blocked = bytearray(b"\xff" * 32)
-    word, bit = divmod(_SOLICITATION, 32)
-    struct.pack_into("=I", blocked, word * 4, 0xFFFFFFFF & ~(1 << bit))
-    listener.setsockopt(_ICMPV6_LEVEL, _ICMP6_FILTER, bytes(blocked))
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, interface.encode())
+    blocked = [0xFFFFFFFF] * 8
+    blocked[_SOLICITATION // 32] &= ~(1 << _SOLICITATION % 32)
     all_routers = socket.inet_pton(socket.AF_INET6, "ff02::2") + struct.pack("=I", index)
-    listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, all_routers)
-    listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, _HOP_LIMIT)
-    listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS, _HOP_LIMIT)
-    listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, index)
-    listener.setblocking(False)
+    with ExitStack() as unless_open:
+        listener = socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6)
+        unless_open.enter_context(listener)
+        listener.setsockopt(_ICMPV6_LEVEL, _ICMP6_FILTER, struct.pack("=8I", *blocked))
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, interface.encode())
+        listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, all_routers)
+        listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, _HOP_LIMIT)
+        listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, index)
+        listener.setblocking(False)
+        unless_open.pop_all()
     return listener
 
 

@@ -1,6 +1,8 @@
 """Operations as people see and steer them."""
 
-from bmi.domain.nouns import Actor, NodeState
+from sqlalchemy import Connection
+
+from bmi.domain.nouns import Actor, Json, NodeState, ObjectState
 from bmi.domain.operations import LIVE, Operation, OperationState, StepState
 from bmi.domain.plans import PLANS
 from bmi.errors import InvalidStateError, NotFoundError
@@ -8,13 +10,14 @@ from bmi.service.core import Core, OperationView, view
 from bmi.store import operations as journal
 from bmi.store import records, schema
 
-# The state a node is in again while a retried operation runs.
-_RETRYING = {
+# The state that the subject is in again while a retried operation runs.
+_NODE_RETRYING = {
     "provision": NodeState.PROVISIONING,
     "release": NodeState.RELEASING,
     "register": NodeState.REGISTERED,
 }
-_RETRIABLE = {*_RETRYING, "unregister", "delete-image", "delete-snapshot", "close-network"}
+_NETWORK_RETRYING = {"open-network": ObjectState.CREATING, "close-network": ObjectState.DELETING}
+_RETRIABLE = {*_NODE_RETRYING, *_NETWORK_RETRYING, "unregister", "delete-image", "delete-snapshot"}
 
 
 def get_operation(core: Core, actor: Actor, operation_id: str) -> OperationView:
@@ -109,7 +112,15 @@ def retry_operation(core: Core, actor: Actor, operation_id: str) -> OperationVie
             "wake_at": now,
         }
         journal.operations.update(tx, id=operation_id, values=values)
-        if operation.kind in _RETRYING:
-            retrying = {"state": _RETRYING[operation.kind], "problem": None}
-            records.nodes.update(tx, id=operation.subject_id, values=retrying)
+        _put_back(tx, operation)
         return view(tx, journal.operations.get(tx, operation_id))
+
+
+def _put_back(tx: Connection, operation: Operation) -> None:
+    """Gives the subject of an operation that runs again the state it had in the beginning."""
+    if operation.kind in _NODE_RETRYING:
+        of_node: Json = {"state": _NODE_RETRYING[operation.kind], "problem": None}
+        records.nodes.update(tx, id=operation.subject_id, values=of_node)
+    elif operation.kind in _NETWORK_RETRYING:
+        of_network = {"state": _NETWORK_RETRYING[operation.kind]}
+        records.networks.update(tx, id=operation.subject_id, values=of_network)

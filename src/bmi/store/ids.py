@@ -4,6 +4,7 @@ import secrets
 import time
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
+_LENGTH = 26
 
 
 def new_id() -> str:
@@ -13,3 +14,13 @@ def new_id() -> str:
     """
     number = (time.time_ns() // 1_000_000) << 80 | secrets.randbits(80)
     return "".join(_ALPHABET[number >> shift & 31] for shift in range(125, -1, -5))
+
+
+def made_at(text: str) -> float | None:
+    """When an id was made, in seconds since the epoch; None for what is no id."""
+    if len(text) != _LENGTH or not set(text) <= set(_ALPHABET):
+        return None
+    number = 0
+    for digit in text:
+        number = number << 5 | _ALPHABET.index(digit)
+    return (number >> 80) / 1000

@@ -31,11 +31,26 @@ class Tools:
     boot_timeout_s: float
     max_image_bytes: int
     convert_timeout_s: float
+    reserve_gib: float
+    reserve_percent: float
+
+    @property
+    def uploads_dir(self) -> Path:
+        return self.data_dir / "uploads"
+
+    @property
+    def boots_dir(self) -> Path:
+        return self.data_dir / "boot"
+
+    @property
+    def work_dir(self) -> Path:
+        """Where steps put what they need for seconds."""
+        return self.data_dir / "work"
 
     def upload_path(self, image_id: str) -> Path:
         """Where the API put the file that an import reads."""
-        return self.data_dir / "uploads" / image_id
+        return self.uploads_dir / image_id
 
     def boot_dir(self, image_id: str) -> Path:
         """Where the kernel and the initramfs of an image are."""
-        return self.data_dir / "boot" / image_id
+        return self.boots_dir / image_id

@@ -56,9 +56,9 @@ def system(power: str = "Off", **more: Any) -> dict[str, Any]:
 
 @contextmanager
 def serving(
-    replies: Mapping[str, Reply | list[Reply]], tls: ssl.SSLContext | None = None
+    replies: Mapping[str, Reply | list[Reply]], tls: ssl.SSLContext | None = None, port: int = 0
 ) -> Iterator[Service]:
-    """The service, answering until the end of the block."""
+    """The service, answering until the end of the block, on any free port or on this one."""
     service = Service(replies=replies)
 
     class Handler(BaseHTTPRequestHandler):
@@ -79,7 +79,7 @@ def serving(
         def log_message(self, *_: Any) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
     if tls:
         server.socket = tls.wrap_socket(server.socket, server_side=True)
     service.url = f"{'https' if tls else 'http'}://127.0.0.1:{server.server_address[1]}"

@@ -22,9 +22,9 @@ _numbers = count()
 
 
 @contextmanager
-def namespace() -> Iterator[str]:
-    """A network namespace of its own with ADDRESS on its loopback."""
-    name = f"bmi-export-{os.getpid()}-{next(_numbers)}"
+def namespace(name: str = "") -> Iterator[str]:
+    """A network namespace of its own (called `name`) with ADDRESS on its loopback."""
+    name = name or f"bmi-export-{os.getpid()}-{next(_numbers)}"
     subprocess.run(["ip", "netns", "add", name], check=True)
     try:
         subprocess.run(["ip", "-n", name, "link", "set", "lo", "up"], check=True)

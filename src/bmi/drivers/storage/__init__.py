@@ -85,6 +85,10 @@ class Storage(Protocol):
         """What an export serves."""
         ...
 
+    def list_staged(self) -> Sequence[str]:
+        """The ids of the images of which something is staged."""
+        ...
+
     def list(self) -> Sequence[StoredObject]:
         """All objects of this BMI in the store."""
         ...

@@ -9,7 +9,7 @@ from bmi.drivers.storage import Backing, Ref, Space, StoredObject
 from bmi.errors import DriverError, InsufficientSpaceError
 
 _OBJECTS = "objects"
-_SUFFIX = ".raw"
+_STAGED, _SUFFIX = "staging-", ".raw"
 
 
 def create(*, root: str = "", total_bytes: int = 1 << 40) -> "FakeStorage":
@@ -62,6 +62,10 @@ class FakeStorage:
     def backing(self, volume_id: str) -> Backing:
         return Backing("file", str(self._file(Ref("volume", volume_id))))
 
+    def list_staged(self) -> Sequence[str]:
+        self.world.call("list_staged")
+        return [path.name[len(_STAGED) : -len(_SUFFIX)] for path in self._bytes.glob(f"{_STAGED}*{_SUFFIX}")]
+
     def list(self) -> Sequence[StoredObject]:
         self.world.call("list")
         objects = self.world.read(_OBJECTS).values()
@@ -76,7 +80,7 @@ class FakeStorage:
         return f"fake store at {self.world.root}"
 
     def _staged(self, image_id: str) -> Path:
-        return self._bytes / f"staging-{image_id}{_SUFFIX}"
+        return self._bytes / f"{_STAGED}{image_id}{_SUFFIX}"
 
     def _file(self, ref: Ref) -> Path:
         return self._bytes / (ref.outside_name + _SUFFIX)

@@ -87,6 +87,11 @@ class LocalStorage:
     def backing(self, volume_id: str) -> Backing:
         return Backing("file", str(self._file(Ref("volume", volume_id))))
 
+    def list_staged(self) -> Sequence[str]:
+        self._ensure_ready()
+        with self._reported("Listing the staging directory"):
+            return [ref.id for path in self._staging.iterdir() if (ref := _parse(path.name))]
+
     def list(self) -> Sequence[StoredObject]:
         self._ensure_ready()
         found = []

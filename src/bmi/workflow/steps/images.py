@@ -9,11 +9,12 @@ from sqlalchemy import Connection
 from bmi.domain.nouns import Json, ObjectState
 from bmi.domain.operations import Operation
 from bmi.drivers.storage import Ref
-from bmi.errors import BmiError, InsufficientSpaceError, InvalidImageError
+from bmi.errors import BmiError, InvalidImageError
 from bmi.image.bootable import build_boot as build_boot_artefacts
 from bmi.image.convert import convert, probe
 from bmi.store import records
 from bmi.workflow.engine import Context, Outcome, StepType
+from bmi.workflow.room import require_room
 
 _GIB = 1 << 30
 
@@ -31,14 +32,8 @@ def convert_image(ctx: Context) -> Json:
         )
     # A sparse image needs no more room than its file holds, compressed ones aside; a full disk during
     # the conversion is caught as well.
-    needed, free = upload.stat().st_size, tools.storage.space().free_bytes
-    if found.format == "raw":
-        needed = upload.stat().st_blocks * 512
-    if needed > free:
-        raise InsufficientSpaceError(
-            f"The image needs about {needed / _GIB:.1f} GiB; the store has {free / _GIB:.1f} GiB free.",
-            remedy="Delete images, snapshots or volumes, or enlarge the store.",
-        )
+    held = upload.stat()
+    require_room(tools, held.st_blocks * 512 if found.format == "raw" else held.st_size)
     done = convert(upload, tools.storage.staging_path(image_id), timeout_s=tools.convert_timeout_s)
     return {"format": found.format, "size_bytes": done.size_bytes}
 
@@ -50,11 +45,10 @@ def undo_convert(ctx: Context) -> None:
 
 def build_boot(ctx: Context) -> Json:
     tools, image_id = ctx.tools, ctx.operation.subject_id
-    work_dir = tools.data_dir / "work"
-    work_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    boot_dir = tools.boot_dir(image_id)
-    boot_dir.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return asdict(build_boot_artefacts(tools.storage.staging_path(image_id), boot_dir, work_dir=work_dir))
+    for directory in (tools.work_dir, tools.boots_dir):
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    staged, boot_dir = tools.storage.staging_path(image_id), tools.boot_dir(image_id)
+    return asdict(build_boot_artefacts(staged, boot_dir, work_dir=tools.work_dir))
 
 
 def delete_boot(ctx: Context) -> Json:
@@ -76,6 +70,7 @@ def delete_image(ctx: Context) -> Json:
 def snapshot_volume(ctx: Context) -> Json:
     with ctx.tools.database.read() as tx:
         snapshot = records.snapshots.get(tx, ctx.operation.args["snapshot_id"])
+    require_room(ctx.tools)
     return {"size_bytes": ctx.tools.storage.snapshot(snapshot.volume_id, snapshot.id)}
 
 

@@ -7,7 +7,7 @@ from sqlalchemy import Connection
 from bmi.domain.nouns import Json, Network, ObjectState
 from bmi.domain.operations import Operation
 from bmi.drivers.uplink import Foot
-from bmi.errors import BmiError
+from bmi.errors import BmiError, CancelledError
 from bmi.store import records
 from bmi.workflow.engine import Context, Outcome, StepType
 from bmi.workflow.targets import exported_targets, portal_of
@@ -63,11 +63,19 @@ def _gone(tx: Connection, operation: Operation, _results: Mapping[str, Json], _n
     records.projects.delete(tx, id=network.project_id)
 
 
+def _not_opened(tx: Connection, operation: Operation, error: BmiError, now: float) -> None:
+    """What was cancelled is as if it had never been asked for; what failed waits for a retry or its end."""
+    if isinstance(error, CancelledError):
+        _gone(tx, operation, {}, now)
+    else:
+        _failed(tx, operation, error, now)
+
+
 def _failed(tx: Connection, operation: Operation, _error: BmiError, _now: float) -> None:
     records.networks.update(tx, id=operation.subject_id, values={"state": ObjectState.ERROR})
 
 
 OUTCOMES = {
-    "open-network": Outcome(_opened, _failed),
+    "open-network": Outcome(_opened, _not_opened),
     "close-network": Outcome(_gone, _failed),
 }

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from sqlalchemy import Connection
 
-from bmi.domain.nouns import Json, Network, NodeState, ObjectState, Volume
+from bmi.domain.nouns import Event, Json, Network, NodeState, ObjectState, Volume
 from bmi.domain.operations import Operation
 from bmi.drivers.bmc import Bmc, BmcAccess
 from bmi.drivers.storage import Ref
@@ -13,7 +13,10 @@ from bmi.errors import BmiError, CancelledError, DriverError, TimedOutError
 from bmi.store import operations as journal
 from bmi.store import records, schema
 from bmi.workflow.engine import Context, Outcome, StepType, Wait
+from bmi.workflow.room import require_room
 from bmi.workflow.targets import portal_of, target_of
+
+_SCRIPT_POLL_S = 1
 
 # ---- looking things up ------------------------------------------------------------------------------
 
@@ -64,6 +67,7 @@ def clone_volume(ctx: Context) -> Json:
     if volume is None:
         return {}
     source = Ref("snapshot", volume.snapshot_id) if volume.snapshot_id else Ref("image", volume.image_id)
+    require_room(ctx.tools)
     size_bytes = ctx.tools.storage.clone(source, volume.id)
     _set_volume(ctx, volume.id, state=ObjectState.READY, size_bytes=size_bytes)
     return {"volume": volume.id, "size_bytes": size_bytes}
@@ -160,24 +164,47 @@ def check_bmc(ctx: Context) -> Json:
 
 
 def await_up(ctx: Context) -> Json | Wait:
-    """Waits, holding no thread, until the node reports that its OS is up."""
+    """Waits, holding no thread, until the node reports that its OS is up.
+
+    A disk whose own boot loader is started has nothing of ours in it that could report: there, the last
+    that is seen of the boot is the firmware fetching its script.
+    """
     # Of this boot: what an earlier one reported, before a retry perhaps, says nothing.
     node_id, begun = ctx.operation.subject_id, ctx.results["power_on"]["since"]
     events = schema.events
     with ctx.tools.database.read() as tx:
-        up = records.events.find(tx, events.c.at >= begun, node_id=node_id, stage="up")
+        volume = records.volumes.find(tx, node_id=node_id)
+        image = records.images.get(tx, volume.image_id) if volume else None
+        reports = image is None or (image.boot or {}).get("method") != "sanboot"
+        up = records.events.find(
+            tx, events.c.at >= begun, node_id=node_id, stage="up" if reports else "script"
+        )
         last = journal.last_event(tx, node_id, begun)
     if up:
-        return {"up_at": up.at, "bytes_served": _bytes_served(ctx)}
+        return {"seen": up.stage, "up_at": up.at, "bytes_served": _bytes_served(ctx)}
     deadline = ctx.started_at + ctx.tools.boot_timeout_s
     now = ctx.tools.database.now()
     if now < deadline:
-        return Wait(until=deadline)
-    seen = f"last seen at stage {last.stage!r}, {now - last.at:.0f} s ago" if last else "it was never seen"
-    raise TimedOutError(
-        f"The node was not up within {ctx.tools.boot_timeout_s:g} s: {seen}{f' ({last.detail})' if last and last.detail else ''}.",
+        return Wait(until=deadline if reports else min(deadline, now + _SCRIPT_POLL_S))
+    raise _not_up(ctx.tools.boot_timeout_s, last, now)
+
+
+def _not_up(timeout_s: float, last: Event | None, now: float) -> TimedOutError:
+    """A node of which nothing came but its own power-on was not seen on the network at all."""
+    if last is None or last.stage == "power-on":
+        said = "it never asked for an address"
+        remedy = (
+            "Compare its MAC address, cable, switch port and boot order with `bmi node show`; "
+            "then retry or release it."
+        )
+    else:
+        detail = f" ({last.detail})" if last.detail else ""
+        said = f"last seen at stage {last.stage!r}, {now - last.at:.0f} s ago{detail}"
+        remedy = "Look at its console, and at `bmi node events`, then retry or release it."
+    return TimedOutError(
+        f"The node was not up within {timeout_s:g} s: {said}.",
         retryable=False,
-        remedy="Look at its console, and at `bmi node events`, then retry or release it.",
+        remedy=remedy,
         stage=last.stage if last else None,
     )
 

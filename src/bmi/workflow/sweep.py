@@ -1,0 +1,202 @@
+"""Removes what a crash has left outside without a row that owns it, and names what rows own and is not there.
+
+Every part lists the world first and reads the rows afterwards. What an operation makes has its row before,
+and ids are never used again: what was there and has no row by then never gets one. From the store goes only
+what this database's own journal made: a server that is pointed to an empty or older database must not take
+the images of the right one for garbage.
+"""
+
+import logging
+import shutil
+import threading
+from collections.abc import Callable, Collection, Iterable, Iterator
+from functools import partial
+from pathlib import Path
+
+from sqlalchemy import ColumnElement, Connection, Table, select
+
+from bmi.domain.nouns import ObjectState, iscsi_name
+from bmi.domain.operations import LIVE
+from bmi.domain.plans import IMPORT_IMAGE, PROVISION, SNAPSHOT, Plan
+from bmi.drivers.storage import ObjectKind, Ref
+from bmi.errors import BmiError, DriverError
+from bmi.store import operations as journal
+from bmi.store import records, schema
+from bmi.store.ids import made_at
+from bmi.workflow.targets import portal_of
+from bmi.workflow.tools import Tools
+
+log = logging.getLogger(__name__)
+
+_EVERY_S = 600
+# Longer than anything takes from being made to being written down, where the row comes second (uploads) or
+# where nothing says whose it is (work files).
+_GRACE_S = 3600
+
+_TABLES: dict[ObjectKind, Table] = {
+    "image": schema.images,
+    "volume": schema.volumes,
+    "snapshot": schema.snapshots,
+}
+
+# What it is, and how it is removed.
+Orphan = tuple[str, Callable[[], object]]
+
+
+class Sweep:
+    """One thread that looks at the start and then every ten minutes."""
+
+    def __init__(self, tools: Tools) -> None:
+        self._tools = tools
+        self._stop = threading.Event()
+        self._said = ""
+
+    def stop(self) -> None:
+        self._stop.set()
+
+    def run(self) -> None:
+        """Works until `stop`."""
+        while not self._stop.is_set():
+            try:
+                self.look()
+            except Exception:  # the sweep must outlive a database that is away for a moment
+                log.exception("The sweep stumbled")
+            self._stop.wait(_EVERY_S)
+
+    def look(self) -> None:
+        """One round. Targets come before the volumes that they export."""
+        for part in (self._targets, self._objects, self._staged, self._boots, self._uploads, self._scratch):
+            try:
+                for what, remove in part():
+                    remove()
+                    log.warning("Removed %s: it was left behind and belongs to nothing", what)
+            except (BmiError, OSError) as error:
+                log.warning("Left-overs could not be swept: %s", error)
+        try:
+            self._say(str(contents(self._tools)))
+        except BmiError as error:
+            self._say(str(error), level=logging.ERROR)
+
+    def _say(self, found: str, level: int = logging.DEBUG) -> None:
+        """Logs a change, not every round of the same."""
+        if found != self._said:
+            log.log(level, "%s", found)
+            self._said = found
+
+    # ---- what belongs to nothing --------------------------------------------------------------------
+
+    def _targets(self) -> Iterator[Orphan]:
+        export, database = self._tools.export, self._tools.database
+        with database.read() as tx:
+            networks = records.networks.list(tx, state=ObjectState.READY)
+        for portal in (portal_of(self._tools, network) for network in networks):
+            listed = export.list(portal)
+            with database.read() as tx:
+                volumes = tx.scalars(select(schema.volumes.c.id)).all()
+            # Not what has a row but should not be exported: an operation may be about to export it again.
+            owned = {iscsi_name(self._tools.iqn_prefix, "volume", volume_id) for volume_id in volumes}
+            for iqn in sorted(set(listed) - owned):
+                yield f"target {iqn}", partial(export.remove, portal, iqn)
+
+    def _objects(self) -> Iterator[Orphan]:
+        storage = self._tools.storage
+        listed = {stored.ref for stored in storage.list()}
+        with self._tools.database.read() as tx:
+            unowned = _made_here(tx, listed - _rows(tx).keys())
+        for ref in unowned:
+            yield f"{ref.kind} {ref.id} in the store", partial(storage.delete, ref)
+
+    def _staged(self) -> Iterator[Orphan]:
+        storage = self._tools.storage
+        for image_id in self._unowned_images(storage.list_staged()):
+            yield f"the staged disk of image {image_id}", partial(storage.discard_staging, image_id)
+
+    def _boots(self) -> Iterator[Orphan]:
+        for image_id in self._unowned_images(_names(self._tools.boots_dir)):
+            directory = self._tools.boot_dir(image_id)
+            yield str(directory), partial(shutil.rmtree, directory)
+
+    def _unowned_images(self, listed: Iterable[str]) -> list[str]:
+        refs = {Ref("image", image_id) for image_id in listed}
+        with self._tools.database.read() as tx:
+            return [ref.id for ref in _made_here(tx, refs - _rows(tx).keys())]
+
+    def _uploads(self) -> Iterator[Orphan]:
+        """The file comes before the row, and no journal tells of it: only its age does."""
+        before = self._tools.database.now() - _GRACE_S
+        listed = {name for name in _names(self._tools.uploads_dir) if (made_at(name) or before) < before}
+        with self._tools.database.read() as tx:
+            owned = {ref.id for ref in _rows(tx)}
+        for path in (self._tools.upload_path(name) for name in sorted(listed - owned)):
+            yield str(path), path.unlink
+
+    def _scratch(self) -> Iterator[Orphan]:
+        """Directories that an import works in; none that may be that of an import which still runs."""
+        places = {self._tools.work_dir: "boot-", self._tools.boots_dir: ".boot-"}
+        listed = [
+            place / name for place, mark in places.items() for name in _names(place) if name.startswith(mark)
+        ]
+        live = schema.operations.c.state.in_(LIVE)
+        with self._tools.database.read() as tx:
+            imports = journal.operations.list(tx, live, kind=IMPORT_IMAGE.kind)
+        before = min([self._tools.database.now(), *(running.created_at for running in imports)]) - _GRACE_S
+        for path in listed:
+            if path.stat().st_ctime < before:
+                yield str(path), partial(shutil.rmtree, path)
+
+
+def contents(tools: Tools) -> str:
+    """Compares the store with the rows; one sentence. Raises DriverError that names what is ready according
+    to its row and is not there.
+    """
+    with tools.database.read() as tx:
+        wanted = _ready(tx)
+    there = {stored.ref for stored in tools.storage.list()}
+    with tools.database.read() as tx:
+        # Deleted meanwhile is not lost.
+        lost = sorted(f"{ref.kind} {ref.id}" for ref in (wanted - there) & _ready(tx))
+        strangers = there - _rows(tx).keys()
+    if lost:
+        raise DriverError(
+            f"{len(lost)} of {len(wanted)} disks are not in the store: {', '.join(lost[:5])}.",
+            retryable=False,
+            remedy="Was the right disk mounted there? Bring it back, or release their nodes and delete the "
+            "images and snapshots.",
+            lost=lost,
+        )
+    others = f"; {len(strangers)} that this database does not know are left alone" if strangers else ""
+    return f"{len(wanted)} images, volumes and snapshots are there{others}."
+
+
+def _rows(tx: Connection) -> dict[Ref, ObjectState]:
+    """Everything that should or may be in the store."""
+    return {
+        Ref(kind, row.id): row.state
+        for kind, table in _TABLES.items()
+        for row in tx.execute(select(table.c.id, table.c.state))
+    }
+
+
+def _ready(tx: Connection) -> set[Ref]:
+    return {ref for ref, state in _rows(tx).items() if state is ObjectState.READY}
+
+
+def _made_here(tx: Connection, refs: Collection[Ref]) -> list[Ref]:
+    """Those that an operation of this database was to make."""
+    table = schema.operations
+    makers: dict[ObjectKind, tuple[Plan, ColumnElement[str]]] = {
+        "image": (IMPORT_IMAGE, table.c.subject_id),
+        "volume": (PROVISION, table.c.args["volume_id"].as_string()),
+        "snapshot": (SNAPSHOT, table.c.args["snapshot_id"].as_string()),
+    }
+    made: list[Ref] = []
+    for kind, (plan, made_id) in makers.items():
+        ids = [ref.id for ref in refs if ref.kind == kind]
+        if ids:
+            found = tx.scalars(select(made_id).where(table.c.kind == plan.kind, made_id.in_(ids)))
+            made += [Ref(kind, object_id) for object_id in sorted(found)]
+    return made
+
+
+def _names(directory: Path) -> list[str]:
+    return sorted(path.name for path in directory.iterdir()) if directory.is_dir() else []
