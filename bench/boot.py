@@ -43,7 +43,7 @@ from bmi.image.kernel_modules import copy_modules, read_index
 from bmi.lab import checks
 from bmi.lab.golden import DEFAULT_CACHE, ensure_golden
 from bmi.lab.site import Site, finished, running_site
-from bmi.netboot import dhcp, ra
+from bmi.netboot import dhcp, link, ra
 from bmi.netboot.namespace import inside
 
 _IMAGE = "debian-12"
@@ -209,7 +209,8 @@ def _installer(foot: Foot, served: Path) -> Iterator[None]:
     """DHCP, router advertisement and HTTP for one node, as BMI itself gives them."""
     interface = IPv4Interface(foot.address)
     stop = threading.Event()
-    packets = inside(foot.netns, lambda: _dhcp_socket(foot.interface))
+    packets = inside(foot.netns, lambda: link.open_socket(foot.interface))
+    packets.settimeout(0.2)
     solicitations = inside(foot.netns, lambda: ra.open_socket(foot.interface))
     solicitations.settimeout(0.2)
 
@@ -222,7 +223,7 @@ def _installer(foot: Foot, served: Path) -> Iterator[None]:
             offer = Offer(_COPY_NODE, "copy")
             reply = dhcp.answer(request, interface, offer, f"http://{interface.ip}:8080/ipxe")
             if reply is not None:
-                packets.sendto(dhcp.build(reply), dhcp.destination(reply))
+                link.send(packets, foot.interface, reply)
 
     def answer_solicitations() -> None:
         while not stop.is_set():
@@ -250,15 +251,6 @@ def _installer(foot: Foot, served: Path) -> Iterator[None]:
         server.server_close()
         packets.close()
         solicitations.close()
-
-
-def _dhcp_socket(interface: str) -> socket.socket:
-    listener = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, interface.encode())
-    listener.bind(("", dhcp.SERVER_PORT))
-    listener.settimeout(0.2)
-    return listener
 
 
 def _await_prompt(console: Path) -> None:

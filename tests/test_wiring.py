@@ -115,6 +115,7 @@ def test_a_server_that_ends_awaits_its_steps_and_gives_back_what_it_had_begun(co
     assert operation.owner is None
 
 
+@pytest.mark.slow
 def test_a_part_that_hangs_does_not_keep_the_server(config: Path) -> None:
     hang(wiring.open_tools(wiring.open_core(load(config))), "storage", "list", 60)
     with server(config) as (process, _):

@@ -94,7 +94,10 @@ class BootSettings(_Section):
     )
     timeout_s: float = Field(900, gt=0, description="Seconds a node may take from power-on to up.")
     kernel_args: str = Field(
-        "console=tty0 console=ttyS0,115200n8", description="Added to the kernel command line of every node."
+        "console=tty0 console=ttyS0,115200n8",
+        # What can stand in a boot script (bmi.domain.boot): neither quotes nor anything that iPXE would expand.
+        pattern=r"^[A-Za-z0-9._:/@%+,=~\[\] -]*$",
+        description="Added to the kernel command line of every node.",
     )
 
 

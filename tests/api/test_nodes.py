@@ -4,6 +4,8 @@ from typing import Any
 
 import pytest
 
+from bmi.errors import BmiError, InsufficientSpaceError, UnavailableError
+from bmi.store import operations as journal
 from tests.api.conftest import Caller
 from tests.installation import BMC_HOST, BMC_PASSWORD, Site
 
@@ -184,3 +186,17 @@ def test_a_refusing_bmc_is_told_to_members_without_the_sites_addresses(
     assert red.get("/nodes/n1")["problem"]["step"] == "power_on"
     assert BMC_HOST in admin.get("/nodes/n1")["problem"]["detail"]
     assert BMC_HOST in admin.get(f"/operations/{operation['id']}")["problem"]["detail"]
+
+
+@pytest.mark.parametrize("kind", [InsufficientSpaceError, UnavailableError])
+def test_the_sites_paths_and_database_are_not_told_to_members(
+    site: Site, admin: Caller, red: Caller, kind: type[BmiError]
+) -> None:
+    made = red.post("/nodes/n1/provision", {"image": "debian-12"})
+    with site.database.write() as tx:
+        problem = kind("It is at /srv/bmi.").problem()
+        journal.operations.update(tx, id=made["id"], values={"problem": problem})
+    shown = red.get(f"/operations/{made['id']}")["problem"]
+    assert shown["type"] == problem["type"]
+    assert "/srv/bmi" not in str(shown)
+    assert admin.get(f"/operations/{made['id']}")["problem"]["detail"] == "It is at /srv/bmi."

@@ -64,7 +64,9 @@ def test_a_defect_is_logged_and_not_told(
     assert "ZeroDivisionError: secret thing" in caplog.text
 
 
-def test_a_database_that_is_away(admin: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_database_that_is_away(
+    admin: Caller, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     def away(*_args: object) -> None:
         raise OperationalError("SELECT secret", {}, OSError("gone"))
 
@@ -72,6 +74,8 @@ def test_a_database_that_is_away(admin: Caller, monkeypatch: pytest.MonkeyPatch)
     problem = admin.refused(503, "GET", "/whoami")
     assert problem["retryable"]
     assert "SELECT" not in str(problem)
+    assert "gone" in caplog.text
+    assert "SELECT" not in caplog.text
 
 
 def test_a_problem_of_the_servers_own_is_logged(

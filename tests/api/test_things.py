@@ -6,6 +6,7 @@ import pytest
 
 from bmi.service import images
 from tests.api.conftest import Caller
+from tests.asgi import AsgiTransport
 from tests.installation import SITE, Site
 
 
@@ -100,6 +101,21 @@ def test_an_image_in_use_is_not_deleted(site: Site, admin: Caller, red: Caller) 
     red.refused(404, "GET", "/images/mine")
 
 
+def test_who_else_uses_an_image_is_counted_and_not_named(site: Site, admin: Caller, red: Caller) -> None:
+    image_id = site.add_image("shared", "red", public=True)
+    site.provision("n1", "blue", "shared")
+    site.provision("n2", "red", "shared")
+    site.provision("n3", "blue", "shared")
+    red.post("/nodes/n2/snapshots", {"name": "mine"})
+    site.settle()
+    assert red.get("/images/shared")["id"] == image_id
+    problem = red.refused(409, "DELETE", "/images/shared")
+    assert problem["users"] == ["node n2", "snapshot mine", "2 of other projects' nodes and snapshots"]
+    assert "n1" not in str(problem)
+    everybody = ["node n1", "node n2", "node n3", "snapshot mine"]
+    assert admin.refused(409, "DELETE", "/images/shared")["users"] == everybody
+
+
 def test_to_an_administrator_a_name_means_one_image(site: Site, admin: Caller) -> None:
     red_id, blue_id = site.add_image("os", "red"), site.add_image("os", "blue")
     assert "blue, red" in admin.refused(422, "GET", "/images/os")["detail"]
@@ -173,6 +189,18 @@ def test_a_repeated_request_gets_the_first_ones_operation(site: Site, red: Calle
     red.refused(
         422, "POST", "/nodes/n3/provision", {"image": "debian-12"}, headers={"Idempotency-Key": "x" * 129}
     )
+
+
+def test_a_key_is_forgotten_with_its_token(
+    site: Site, transport: AsgiTransport, admin: Caller, red: Caller
+) -> None:
+    key = {"Idempotency-Key": "k-1"}
+    reds = red.post("/nodes/n1/provision", {"image": "debian-12"}, headers=key)
+    admin.delete("/tokens/red-token")
+    namesake = Caller(site, transport, site.token("red-token", "blue"))
+    assert namesake.refused(404, "POST", "/nodes/n1/provision", {"image": "debian-12"}, headers=key)
+    made = namesake.post("/nodes/n2/provision", {"image": "debian-12"}, headers=key)
+    assert made["id"] != reds["id"]
 
 
 def test_every_kind_of_request_is_repeatable(site: Site, admin: Caller) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
@@ -55,7 +55,7 @@ class Place:
         assert problem["remedy"]
         left = [step["problem"] for step in ended["steps"] if (step["problem"] or {}).get("undo")]
         assert left == [], "something could not be undone"
-        return from_problem(cast("dict[str, Any]", problem))
+        return from_problem(problem)
 
     def outside(self) -> dict[str, Any]:
         """What there is in the world."""

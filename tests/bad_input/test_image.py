@@ -45,7 +45,7 @@ def too_large(disk: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (no_image, "bad"),
+        (no_image, "is not a disk image"),
         (iso, "ISO image"),
         (truncated, "truncated"),
         (with_backing_file, "backing file"),
@@ -64,6 +64,7 @@ def test_a_file_that_is_no_image(
     problem = place.fails(place.client.import_image("rocky-9", bad))
 
     assert isinstance(problem, InvalidImageError)
+    assert problem.detail.startswith("The file of image 'rocky-9' ")
     assert said in problem.detail
     assert place.everything() == before
     place.succeeds(place.client.import_image("rocky-9", good))

@@ -16,10 +16,11 @@ def test_what_was_given_back_and_is_there_again_is_swept(place: Place, tmp_path:
     client, storage, database = place.client, place.tools.storage, place.site.database
     before = place.everything()
     place.succeeds(client.import_image("rocky-9", disk))
-    place.succeeds(client.provision_node("n1", image="rocky-9", project="red"), "n1")
+    place.succeeds(client.provision_node("n1", image="debian-12", project="red"), "n1")
     place.succeeds(client.create_snapshot("n1", "s1"))
     with database.read() as tx:
         [volume], [snapshot] = records.volumes.list(tx), records.snapshots.list(tx)
+        [image] = records.images.list(tx, name="rocky-9")
     Sweep(place.tools).look()
     assert client.get_node("n1")["state"] == "active"
     assert len(storage.list()) == len(before["store"]) + 3, "nothing of a live node is touched"
@@ -29,8 +30,10 @@ def test_what_was_given_back_and_is_there_again_is_swept(place: Place, tmp_path:
     storage.clone(Ref("image", volume.image_id), volume.id)
     storage.snapshot(volume.id, snapshot.id)
     place.succeeds(client.delete_image("rocky-9"))
-    storage.staging_path(volume.image_id).write_bytes(bytes(512))
-    place.tools.boot_dir(volume.image_id).mkdir()
+    storage.staging_path(image.id).write_bytes(bytes(512))
+    storage.commit_image(image.id)
+    storage.staging_path(image.id).write_bytes(bytes(512))
+    place.tools.boot_dir(image.id).mkdir()
     assert place.everything() != before
 
     Sweep(place.tools).look()

@@ -162,7 +162,7 @@ def test_port_3260_taken(place: Place, tmp_path: Path, way_out: str) -> None:
     run_dir = tmp_path / "run"
     place.equip(export=tgt.create(run_dir=str(run_dir)))
     before = place.everything()
-    prefix = f"h10-{os.getpid()}"
+    prefix = f"bmi-bad-{os.getpid()}"
     with (
         namespace(f"{prefix}-150") as netns,
         with_pools(place, NetworkSettings(netns_prefix=prefix)) as client,

@@ -25,11 +25,18 @@ def operation(state: str, *steps: tuple[str, str]) -> Operation:
     return cast("Operation", title | times | {"steps": shown})
 
 
-def test_the_live_list_shows_every_step_and_returns_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def screen(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
+    """What a terminal of 100 columns is sent."""
     screen = io.StringIO()
-    terminal = Console(file=screen, force_terminal=True, width=100)
-    monkeypatch.setattr("rich.console.Console", lambda **_options: terminal)
+    monkeypatch.setattr(
+        "rich.console.Console",
+        lambda **options: Console(file=screen, force_terminal=True, width=100, **options),
+    )
+    return screen
 
+
+def test_the_live_list_shows_every_step_and_returns_the_end(screen: io.StringIO) -> None:
     def updates() -> Iterator[Operation]:
         yield operation("running", ("clone_volume", "running"), ("await_up", "pending"))
         yield operation("succeeded", ("clone_volume", "done"), ("await_up", "done"))
@@ -39,6 +46,13 @@ def test_the_live_list_shows_every_step_and_returns_the_end(monkeypatch: pytest.
     assert "provision of node n1" in shown
     assert "await_up" in shown
     assert "2.0 s" in shown
+
+
+def test_the_live_list_shows_a_problem_as_it_is_written(screen: io.StringIO) -> None:
+    failed = operation("failed", ("clone_volume", "failed"))
+    failed["steps"][0]["problem"] = {"detail": "No room on [/dev/sda] [bold] :warning:"}
+    waiting._live(iter([failed]))
+    assert "No room on [/dev/sda] [bold] :warning:" in screen.getvalue()
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bmi.domain.boot import Boot, boot_env, ipxe_script, iscsi_uri, meta_data, nothing_script, user_data
+from bmi.config import BootSettings
+from bmi.domain.boot import (
+    Boot,
+    boot_env,
+    ipxe_script,
+    iscsi_uri,
+    meta_data,
+    nothing_script,
+    trouble_script,
+    user_data,
+)
 from bmi.errors import InternalError
 from tests.netboot.desk import KERNEL_BOOT
 
-BASE = "http://10.96.0.1:8080/boot/01m8-0123"
+BASE = "http://10.96.0.1/boot/t-0"
 
 KERNEL_SCRIPT = """\
 #!ipxe
@@ -23,23 +33,23 @@ set password chap-s3cret
 set stage sanhook
 sanhook --drive 0x80 iscsi:10.96.0.1:tcp:3260:1:iqn.2024-07.internal.bmi:volume-v1 || goto failed
 set stage kernel
-kernel http://10.96.0.1:8080/boot/01m8-0123/kernel console=ttyS0,115200n8 || goto failed
+kernel --timeout 30000 http://10.96.0.1/boot/t-0/kernel console=ttyS0,115200n8 || goto failed
 set stage initrd
-initrd http://10.96.0.1:8080/boot/01m8-0123/initrd || goto failed
-initrd http://10.96.0.1:8080/boot/01m8-0123/boot.env /etc/bmi/boot.env mode=0600 || goto failed
-initrd http://10.96.0.1:8080/boot/01m8-0123/meta-data /etc/bmi/seed/meta-data mode=0600 || goto failed
-initrd http://10.96.0.1:8080/boot/01m8-0123/user-data /etc/bmi/seed/user-data mode=0600 || goto failed
+initrd --timeout 30000 http://10.96.0.1/boot/t-0/initrd || goto failed
+initrd --timeout 30000 http://10.96.0.1/boot/t-0/boot.env /etc/bmi/boot.env mode=0600 || goto failed
+initrd --timeout 30000 http://10.96.0.1/boot/t-0/meta-data /etc/bmi/seed/meta-data mode=0600 || goto failed
+initrd --timeout 30000 http://10.96.0.1/boot/t-0/user-data /etc/bmi/seed/user-data mode=0600 || goto failed
 set stage boot
 boot || goto failed
 :failed
 set code ${errno}
 echo BMI: ${stage} failed (${code}), trying again in 10 s
-imgfetch --timeout 3000 http://10.96.0.1:8080/boot/01m8-0123/failed?stage=${stage}&errno=${code} ||
+imgfetch --timeout 3000 http://10.96.0.1/boot/t-0/failed?stage=${stage}&errno=${code} ||
 imgfree
 sanunhook --drive 0x80 ||
 :again
 sleep 10
-dhcp && chain --replace ${filename} || goto again
+ifconf --configurator dhcp netX && chain --replace --timeout 30000 ${netX/filename} || goto again
 """
 
 SANBOOT_SCRIPT = """\
@@ -53,12 +63,12 @@ sanboot --drive 0x80 iscsi:10.96.0.1:tcp:3260:1:iqn.2024-07.internal.bmi:volume-
 :failed
 set code ${errno}
 echo BMI: ${stage} failed (${code}), trying again in 10 s
-imgfetch --timeout 3000 http://10.96.0.1:8080/boot/01m8-0123/failed?stage=${stage}&errno=${code} ||
+imgfetch --timeout 3000 http://10.96.0.1/boot/t-0/failed?stage=${stage}&errno=${code} ||
 imgfree
 sanunhook --drive 0x80 ||
 :again
 sleep 10
-dhcp && chain --replace ${filename} || goto again
+ifconf --configurator dhcp netX && chain --replace --timeout 30000 ${netX/filename} || goto again
 """
 
 WAIT_SCRIPT = """\
@@ -66,7 +76,8 @@ WAIT_SCRIPT = """\
 echo BMI: n1 waits for its volume
 :again
 sleep 2
-chain --replace http://10.96.0.1:8080/boot/01m8-0123/ipxe || dhcp && chain --replace ${filename} || goto again
+chain --replace --timeout 30000 http://10.96.0.1/boot/t-0/ipxe || \
+ifconf --configurator dhcp netX && chain --replace --timeout 30000 ${netX/filename} || goto again
 """
 
 NOTHING_SCRIPT = """\
@@ -74,7 +85,15 @@ NOTHING_SCRIPT = """\
 echo BMI: this machine has nothing to boot on this network, provision it first
 :again
 sleep 30
-dhcp && chain --replace ${filename} || goto again
+ifconf --configurator dhcp netX && chain --replace --timeout 30000 ${netX/filename} || goto again
+"""
+
+TROUBLE_SCRIPT = """\
+#!ipxe
+echo BMI: the boot server is in trouble, its log says why
+:again
+sleep 10
+ifconf --configurator dhcp netX && chain --replace --timeout 30000 ${netX/filename} || goto again
 """
 
 
@@ -95,9 +114,13 @@ def test_the_script_for_a_machine_with_nothing_to_boot() -> None:
     assert nothing_script() == NOTHING_SCRIPT
 
 
+def test_the_script_for_a_machine_that_is_to_ask_again() -> None:
+    assert trouble_script() == TROUBLE_SCRIPT
+
+
 def test_a_kernel_without_arguments_leaves_no_gap() -> None:
     script = ipxe_script(replace(KERNEL_BOOT, kernel_args=""), BASE)
-    assert f"\nkernel {BASE}/kernel || goto failed\n" in script
+    assert f"\nkernel --timeout 30000 {BASE}/kernel || goto failed\n" in script
 
 
 def test_the_kernel_command_line_holds_no_secret() -> None:
@@ -137,8 +160,34 @@ def test_no_value_changes_what_a_script_does(method: str, name: str, text: str) 
 @pytest.mark.parametrize("evil", ["a b", "a\nreboot", "${password}", "a||shell", "a;b", "#", "a&b", "", "ä"])
 @pytest.mark.parametrize("name", ["node", "portal", "iqn", "initiator", "chap_user", "chap_secret"])
 def test_a_word_that_ipxe_would_not_take_as_one_is_refused(name: str, evil: str) -> None:
-    with pytest.raises(InternalError):
+    with pytest.raises(InternalError, match=f"The {name} cannot stand in a boot script."):
         ipxe_script(replace(KERNEL_BOOT, **{name: evil}), BASE)  # type: ignore[arg-type]  # all are text
+
+
+@pytest.mark.parametrize("name", WORDS)
+def test_a_refused_value_is_not_repeated(name: str) -> None:
+    with pytest.raises(InternalError) as refused:
+        ipxe_script(replace(KERNEL_BOOT, **{name: "s3cret; shell"}), BASE)  # type: ignore[arg-type]  # likewise
+    assert "s3cret" not in f"{refused.value} {refused.value.remedy} {refused.value.facts}"
+
+
+@given(st.text("aZ09._:/@%+,=~[]- $#;|&\\n'\"\\\\ä", max_size=6))
+def test_the_setting_of_kernel_arguments_takes_what_the_script_takes(text: str) -> None:
+    def settable() -> bool:
+        try:
+            BootSettings(kernel_args=text)
+        except ValueError:
+            return False
+        return True
+
+    def scriptable() -> bool:
+        try:
+            ipxe_script(replace(KERNEL_BOOT, kernel_args=" ".join(filter(None, text.split(" ")))), BASE)
+        except InternalError:
+            return False
+        return True
+
+    assert settable() == scriptable()
 
 
 @pytest.mark.parametrize(

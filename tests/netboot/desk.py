@@ -35,6 +35,7 @@ class FakeDesk:
     told: list[tuple[str, str]] = field(default_factory=list)
     asked: list[tuple[str, str, Firmware]] = field(default_factory=list)
     trouble: Exception | None = None
+    boot_trouble: Exception | None = None
 
     def feet(self) -> Sequence[Foot]:
         self._stumble()
@@ -47,6 +48,8 @@ class FakeDesk:
 
     def boot(self, token: str, network_id: str) -> Boot:
         self._stumble()
+        if self.boot_trouble:
+            raise self.boot_trouble
         if (token, network_id) not in self.boots:
             raise NotFoundError("boot", "with this token")
         return self.boots[token, network_id]

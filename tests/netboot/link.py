@@ -71,7 +71,7 @@ class Link:
 @contextmanager
 def link(number: int = 0) -> Iterator[Link]:
     """A link of this test process alone."""
-    made = Link(f"h8-s{number}-{os.getpid()}", f"h8-c{number}-{os.getpid()}", number)
+    made = Link(f"nb-s{number}-{os.getpid()}", f"nb-c{number}-{os.getpid()}", number)
     try:
         made.lay()
         yield made

@@ -126,6 +126,7 @@ def test_every_reply_is_well_formed(
     assert parse(build(reply)) == reply
     assert reply.kind in {Message.OFFER, Message.ACK, Message.NAK}
     assert reply.yours in {ANY, IPv4Address(offer.address)}
+    assert len(build(reply)) <= 1472
     host, port = destination(reply)
     assert (port, host == "255.255.255.255" or IPv4Address(host) in FOOT.network) == (68, True)
 
@@ -287,12 +288,45 @@ def test_a_renewal_is_answered_to_the_address_that_it_is_about() -> None:
     assert destination(replace(reply, flags=0x8000)) == ("255.255.255.255", 68)
 
 
+def test_a_new_client_is_answered_at_the_address_that_it_gets_if_it_can() -> None:
+    assert destination(answered(request(Message.DISCOVER))) == (OFFER.address, 68)
+    assert destination(answered(request(Message.DISCOVER, flags=0x8000))) == ("255.255.255.255", 68)
+
+
+@pytest.mark.parametrize(
+    ("said", "most_bytes", "echoed"),
+    [
+        (None, 548, [Option.RELAY_AGENT]),
+        (b"\0\1", 548, [Option.RELAY_AGENT]),
+        (b"", 548, [Option.RELAY_AGENT]),
+        ((800).to_bytes(2, "big"), 772, [Option.CLIENT_ID, Option.RELAY_AGENT]),
+        (b"\xff\xff", 1472, [Option.CLIENT_UUID, Option.CLIENT_ID, Option.RELAY_AGENT]),
+    ],
+)
+def test_a_reply_is_no_larger_than_its_client_takes(
+    said: bytes | None, most_bytes: int, echoed: list[Option]
+) -> None:
+    names = {Option.CLIENT_ID: bytes(200), Option.CLIENT_UUID: bytes(500), Option.RELAY_AGENT: bytes(100)}
+    limit = {} if said is None else {Option.MAX_MESSAGE_SIZE: said}
+    reply = answered(request(Message.DISCOVER, firmware="ipxe", options=names | limit))
+    assert list(reply.options)[-len(echoed) :] == echoed
+    assert len(reply.options) == 6 + len(echoed)
+    assert len(build(reply)) <= most_bytes
+
+
+def test_what_a_client_put_elsewhere_for_want_of_room_is_not_looked_for() -> None:
+    overload = {52: b"\3"}
+    reply = answered(request(Message.DISCOVER, options=overload, boot_file="\x43\x04evil"))
+    assert (reply.kind, reply.boot_file) == (Message.OFFER, "")
+    assert 52 not in reply.options
+
+
 def test_a_forged_client_address_sends_no_reply_elsewhere() -> None:
     elsewhere = IPv4Address("192.0.2.1")
     wanted = {Option.REQUESTED_ADDRESS: ADDRESS.packed}
     for kind in (Message.DISCOVER, Message.REQUEST):
         reply = answered(request(kind, client=elsewhere, options=wanted))
-        assert (reply.client, destination(reply)) == (ANY, ("255.255.255.255", 68))
+        assert (reply.client, destination(reply)) == (ANY, (OFFER.address, 68))
     assert answer(request(Message.INFORM, client=elsewhere), FOOT, OFFER, URL) is None
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from bmi.domain.boot import Boot, Foot, ipxe_script, nothing_script
+from bmi.domain.boot import Boot, Foot, ipxe_script, nothing_script, trouble_script
 from bmi.netboot.http import boot_url, create_app
 from tests.asgi import AsgiTransport, running_loop
 from tests.netboot.desk import KERNEL_BOOT, TOKEN, FakeDesk
@@ -86,6 +86,13 @@ def test_a_secret_is_in_the_script_and_nowhere_else(red: httpx.Client) -> None:
 def test_a_boot_that_waits_leaves_no_mark(red: httpx.Client, desk: FakeDesk) -> None:
     desk.boots[TOKEN, "red"] = waiting = Boot("wait", "n1")
     assert red.get(f"/boot/{TOKEN}/ipxe").text == ipxe_script(waiting, BASE)
+    assert desk.told == []
+
+
+@pytest.mark.parametrize("name", ["ipxe", "kernel", "initrd"])
+def test_only_a_whole_file_counts_as_fetched(red: httpx.Client, desk: FakeDesk, name: str) -> None:
+    assert red.head(f"/boot/{TOKEN}/{name}").status_code == 200
+    assert red.get(f"/boot/{TOKEN}/{name}", headers={"Range": "bytes=0-0"}).status_code in {200, 206}
     assert desk.told == []
 
 
@@ -198,7 +205,13 @@ def test_a_defect_or_an_absent_database_says_not_now(
     desk.trouble = OSError("database at db.example is away")
     for name in SECRET_PATHS:
         answer = red.get(f"/boot/{TOKEN}/{name}")
-        assert (answer.status_code, answer.text) == (500, "not now\n")
+        # iPXE gives up over an error in place of its script.
+        expected = (200, trouble_script()) if name == "ipxe" else (500, "not now\n")
+        assert (answer.status_code, answer.text) == expected
+    assert "database at db.example is away" in caplog.text
     desk.trouble = None
     assert red.get(f"/boot/{TOKEN}/ipxe").status_code == 200
+    desk.boots[TOKEN, "red"] = replace(KERNEL_BOOT, chap_secret="chap-s3cret; shell")
+    assert red.get(f"/boot/{TOKEN}/ipxe").text == trouble_script()
+    assert "s3cret" not in caplog.text
     assert TOKEN not in "".join(record.getMessage() for record in caplog.records if record.name[:3] == "bmi")

@@ -258,6 +258,40 @@ def test_up_ends_the_boot_and_its_token(hall: Hall) -> None:
     assert hall.stages() == ["dhcp", "script", "initramfs", "up"]
 
 
+def test_up_may_be_said_again_by_who_did_not_hear_the_answer(hall: Hall) -> None:
+    token = hall.token()
+    hall.time += 5
+    for _ in range(3):
+        hall.desk.record(token, RED, "up")
+        hall.time += 5
+    assert hall.stages() == ["dhcp", "up"]
+    assert hall.is_dead(token)
+    hall.token()
+    hall.desk.record(token, RED, "up")  # of the boot before this one
+    assert hall.stages() == ["dhcp", "up", "dhcp"]
+
+
+def test_up_of_a_boot_that_ended_without_is_refused(hall: Hall) -> None:
+    token = hall.token()
+    hall.time += 900
+    with pytest.raises(NotFoundError):
+        hall.desk.record(token, RED, "up")
+    next_token = hall.token()  # which ends the one before for good
+    hall.time += 5
+    hall.desk.record(next_token, RED, "up")
+    with pytest.raises(NotFoundError):
+        hall.desk.record(token, RED, "up")
+    assert hall.stages().count("up") == 1
+
+
+def test_kernel_arguments_may_have_gaps(hall: Hall) -> None:
+    with hall.database.write() as tx:
+        boot = {"method": "kernel", "kernel_args": "  quiet   splash "}
+        records.images.update(tx, id="image-1", values={"boot": boot})
+    boot_args = hall.desk.boot(hall.token(), RED).kernel_args
+    assert boot_args == "quiet splash console=tty0 console=ttyS0,115200n8"
+
+
 def test_the_next_boot_has_a_new_token(hall: Hall) -> None:
     token = hall.token()
     hall.desk.record(token, RED, "up")

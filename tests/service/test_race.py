@@ -3,11 +3,15 @@
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
 
 from bmi.domain.nouns import Actor
-from bmi.errors import BmiError, BusyError, ConflictError, InvalidStateError
+from bmi.errors import BmiError, BusyError, ConflictError, InUseError, InvalidStateError
 from bmi.service import images, nodes, projects
 from bmi.service.core import OperationView
+from bmi.store import operations as journal
 from bmi.store import records
 from tests.installation import SITE, Site
 
@@ -79,3 +83,62 @@ def test_two_projects_never_get_one_network(site: Site) -> None:
     shown = [view.network for view in projects.list_projects(site.core, SITE)]
     assert len({network.vlan for network in shown if network}) == len(done) + 2
     assert len({network.address for network in shown if network}) == len(done) + 2
+
+
+# How long a request that is about to commit waits for one that may have to wait for it.
+_OVERTAKING_S = 0.3
+
+
+def overtaken(
+    monkeypatch: pytest.MonkeyPatch, first: Callable[[], OperationView], second: Callable[[], OperationView]
+) -> tuple[list[OperationView], list[BmiError]]:
+    """What comes of `first` when `second` begins, and ends if it can, just before `first` commits."""
+    about_to_commit, ended = threading.Event(), threading.Event()
+    enqueue = journal.enqueue
+
+    def pausing(*args: Any, **named: Any) -> Any:
+        made = enqueue(*args, **named)
+        if not about_to_commit.is_set():
+            about_to_commit.set()
+            ended.wait(_OVERTAKING_S)
+        return made
+
+    def overtaking() -> OperationView:
+        about_to_commit.wait(10)
+        try:
+            return second()
+        finally:
+            ended.set()
+
+    monkeypatch.setattr(journal, "enqueue", pausing)
+    return at_once(first, overtaking)
+
+
+@pytest.mark.parametrize("deletion_first", [True, False], ids=["deletion-first", "provision-first"])
+@pytest.mark.parametrize("kind", ["image", "snapshot", "project"])
+def test_what_a_node_is_provisioned_from_is_not_deleted_meanwhile(
+    site: Site, red: Actor, monkeypatch: pytest.MonkeyPatch, kind: str, deletion_first: bool
+) -> None:
+    order = nodes.Order(image="debian-12")
+    if kind == "snapshot":
+        site.provision("n2", "red")
+        images.create_snapshot(site.core, red, "n2", "tuned")
+        site.settle()
+        order = nodes.Order(snapshot="tuned")
+
+    def provision() -> OperationView:
+        return nodes.provision_node(site.core, red, "n1", order)
+
+    def delete() -> OperationView:
+        match kind:
+            case "image":
+                return images.delete_image(site.core, SITE, "debian-12")
+            case "snapshot":
+                return images.delete_snapshot(site.core, red, "tuned")
+            case _:
+                return projects.delete_project(site.core, SITE, "red")
+
+    calls = (delete, provision) if deletion_first else (provision, delete)
+    done, refused = overtaken(monkeypatch, *calls)
+    assert len(done) == 1
+    assert [type(error) for error in refused] == [InvalidStateError if deletion_first else InUseError]

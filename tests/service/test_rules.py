@@ -69,6 +69,14 @@ def test_an_image_that_is_not_ready_boots_nobody(site: Site, red: Actor) -> None
         nodes.provision_node(site.core, red, "n1", nodes.Order(image="fresh"))
 
 
+def test_an_image_of_the_site_is_everybodys(site: Site, red: Actor) -> None:
+    images.import_image(site.core, SITE, "of-the-site", upload_id="u1", sha256="0" * 64)
+    images.import_image(site.core, SITE, "of-blue", upload_id="u2", sha256="0" * 64, project="blue")
+    assert images.get_image(site.core, red, "of-the-site").image.public
+    with pytest.raises(NotFoundError):
+        images.get_image(site.core, red, "of-blue")
+
+
 def test_an_import_is_checked_before_the_upload(site: Site, red: Actor) -> None:
     images.check_import(site.core, red, "debian-12", project=None, public=False)
     site.add_image("mine", "red")

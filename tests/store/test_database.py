@@ -9,6 +9,7 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import Engine, inspect, text
+from sqlalchemy.exc import StatementError
 
 from bmi.store import records, schema
 from bmi.store.database import Database, connect, migrate
@@ -114,6 +115,16 @@ def test_many_threads_write_without_losing_a_turn(database: Database) -> None:
 
     with database.read() as tx:
         assert tx.scalar(schema.projects.select().with_only_columns(schema.projects.c.created_at)) == 80.0
+
+
+def test_an_error_of_the_database_does_not_repeat_values(database: Database) -> None:
+    with database.write() as tx:
+        tx.execute(text("CREATE TABLE t (secret TEXT, CHECK (secret <> 'pa55word'))"))
+    with pytest.raises(StatementError) as caught, database.write() as tx:
+        tx.execute(
+            text("INSERT INTO t VALUES (:secret), (:other)"), {"secret": "s3cret", "other": "pa55word"}
+        )
+    assert "s3cret" not in str(caught.value)
 
 
 def test_none_is_null_in_json_columns_too(database: Database) -> None:

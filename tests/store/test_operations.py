@@ -19,7 +19,7 @@ from bmi.store.database import Database
 from tests import rows
 
 NOW = rows.NOW
-ALICE = Actor("alice", Role.MEMBER, "project-1")
+ALICE = Actor("alice", Role.MEMBER, "project-1", "token-1")
 
 
 def enqueue(tx: Connection, subject: str = "node-1", plan: Plan = PROVISION, **other: Any) -> Operation:
@@ -86,10 +86,10 @@ def test_of_many_that_ask_at_once_one_gets_the_node(database: Database) -> None:
     assert len(got) == 1
 
 
-def test_an_idempotency_key_finds_its_operation_and_is_used_once_per_actor(database: Database) -> None:
+def test_an_idempotency_key_finds_its_operation_and_is_used_once_per_token(database: Database) -> None:
     with database.write() as tx:
         made = enqueue(tx, idempotency_key="k")
-        enqueue(tx, subject="node-2", idempotency_key="k", actor=replace(ALICE, name="bob"))
+        enqueue(tx, subject="node-2", idempotency_key="k", actor=replace(ALICE, token_id="token-2"))
         found = journal.find_by_idempotency_key(tx, ALICE, "k")
         assert found is not None
         assert found.id == made.id

@@ -106,16 +106,17 @@ def test_the_addresses_of_a_network_are_its_own(database: Database) -> None:
         assert records.addresses_in(tx, "network-2") == []
 
 
+_OTHER = rows.network(
+    id="x", name="x", project_id="project-2", vlan=101, address="10.96.1.1/24", netns="bmi-101"
+)
 TAKEN: list[tuple[Gateway[Any], Any, str]] = [
     (records.projects, rows.project(id="x"), "A project of this name"),
     (records.tokens, rows.token(id="x"), "A token of this name"),
-    (records.networks, rows.network(id="x", vlan=101, address="10.96.1.1/24"), "A network of this name"),
-    (
-        records.networks,
-        rows.network(id="x", name="x", address="10.96.1.1/24"),
-        "Another network has this VLAN",
-    ),
-    (records.networks, rows.network(id="x", name="x", vlan=101), "Another network has this address range"),
+    (records.networks, replace(_OTHER, name="physics"), "A network of this name"),
+    (records.networks, replace(_OTHER, vlan=100), "Another network has this VLAN"),
+    (records.networks, replace(_OTHER, address="10.96.0.1/24"), "Another network has this address range"),
+    (records.networks, replace(_OTHER, netns="bmi-100"), "Another network has this network namespace"),
+    (records.networks, replace(_OTHER, project_id="project-1"), "The project has a network already"),
     (records.switches, rows.switch(id="x"), "A switch of this name"),
     (records.nodes, rows.node(id="x"), "A node of this name"),
     (records.nics, rows.nic(id="x", name="x", port="x"), "mac: another node"),
@@ -173,10 +174,19 @@ def test_the_same_name_in_another_place_is_another_thing(database: Database) -> 
     [
         (records.networks, rows.network(vlan=1)),
         (records.networks, rows.network(vlan=4095)),
+        (records.nics, rows.nic(port=None)),
+        (records.nics, rows.nic(switch_id=None)),
         (records.tokens, rows.token(role=Role.ADMIN)),
         (records.tokens, rows.token(project_id=None)),
     ],
-    ids=["VLAN 1", "VLAN 4095", "an admin of a project", "a member of none"],
+    ids=[
+        "VLAN 1",
+        "VLAN 4095",
+        "a switch without port",
+        "a port without switch",
+        "an admin of a project",
+        "a member of none",
+    ],
 )
 def test_what_must_never_be_is_refused_by_the_database(
     database: Database, gateway: Gateway[Any], record: Any

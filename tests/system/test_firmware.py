@@ -17,7 +17,7 @@ from tests.netboot.link import CLIENT_MAC, FOOT, Link, eventually, link, serving
 pytestmark = [pytest.mark.system, pytest.mark.timeout(300)]
 
 OVMF = Path("/usr/share/OVMF")
-TAP = "tap0"
+TAP, DEAF_TAP = "tap0", "tap1"
 FIRMWARE_S = 90
 
 
@@ -28,8 +28,9 @@ def cable() -> Iterator[Link]:
         netns.ip(made.server, "link", "delete", FOOT)
         netns.ip(made.server, "link", "add", FOOT, "type", "bridge")
         netns.ip(made.server, "address", "add", made.foot.address, "dev", FOOT)
-        netns.ip(made.server, "tuntap", "add", TAP, "mode", "tap")
-        netns.ip(made.server, "link", "set", TAP, "master", FOOT, "up")
+        for tap in (TAP, DEAF_TAP):
+            netns.ip(made.server, "tuntap", "add", tap, "mode", "tap")
+            netns.ip(made.server, "link", "set", tap, "master", FOOT, "up")
         netns.ip(made.server, "link", "set", FOOT, "up")
         yield made
 
@@ -42,13 +43,15 @@ def desk(cable: Link) -> FakeDesk:
 
 @contextmanager
 def machine(cable: Link, console: Path, *, firmware: list[str], rom: str) -> Iterator[None]:
-    """A node that is on while the block runs."""
+    """A node that is on while the block runs. Nobody answers the first of its NICs."""
     qemu = subprocess.Popen(
         [
             *("nsenter", f"--net=/run/netns/{cable.server}", "--", "qemu-system-x86_64"),
             *("-machine", "q35,accel=tcg,graphics=off", "-cpu", "qemu64", "-m", "512"),
             *("-nodefaults", "-no-user-config", "-display", "none", *firmware),
             *("-chardev", f"file,id=console,path={console}", "-serial", "chardev:console"),
+            *("-netdev", f"tap,id=deaf,ifname={DEAF_TAP},script=no,downscript=no"),
+            *("-device", "virtio-net-pci,netdev=deaf,mac=52:54:00:00:08:ff,romfile="),
             *("-netdev", f"tap,id=net0,ifname={TAP},script=no,downscript=no"),
             *("-device", f"virtio-net-pci,netdev=net0,mac={CLIENT_MAC},bootindex=1{rom}"),
             *("-device", "virtio-rng-pci"),
@@ -93,6 +96,26 @@ def test_a_bios_with_nothing_to_boot_says_so(cable: Link, desk: FakeDesk, tmp_pa
             lambda: console.exists() and "nothing to boot on this network" in said(console), FIRMWARE_S
         )
     assert desk.told == []
+
+
+def test_a_bios_comes_back_from_a_trouble_of_ours_and_takes_another_address(
+    cable: Link, desk: FakeDesk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for pause in ("_RETRY_S", "_NOTHING_S"):
+        monkeypatch.setattr(f"bmi.domain.boot.{pause}", 2)
+    console = tmp_path / "console"
+    desk.boots.clear()
+    desk.boot_trouble = OSError("the database is away")
+    with serving(desk, tmp_path), machine(cable, console, firmware=[], rom=""):
+        eventually(lambda: console.exists() and "the boot server is in trouble" in said(console), FIRMWARE_S)
+        desk.boot_trouble = None
+        # Its own address is given to it while it still has the one of a guest.
+        desk.offers[CLIENT_MAC] = Offer("10.96.2.200", None, lease_s=120)
+        eventually(lambda: "nothing to boot on this network" in said(console), FIRMWARE_S)
+        desk.offers[CLIENT_MAC] = Offer("10.96.2.10", TOKEN)
+        desk.boots[TOKEN, "network-2"] = Boot("wait", "n1")
+        eventually(lambda: "n1 waits for its volume" in said(console), FIRMWARE_S)
+    assert {mac for _, mac, _ in desk.asked} == {CLIENT_MAC}
 
 
 def test_a_uefi_loads_ipxe_over_tftp_and_then_its_script(cable: Link, desk: FakeDesk, tmp_path: Path) -> None:

@@ -43,6 +43,7 @@ class Bench:
         undo: Callable[[Context], object] = lambda _: None,
         attempts: int = 3,
         backoff_s: float = 0.01,
+        timeout_s: float = 60,
     ) -> None:
         def noted_do(context: Context) -> Json | Wait | None:
             self.did.append(name)
@@ -52,7 +53,9 @@ class Bench:
             self.did.append(f"undo {name}")
             undo(context)
 
-        self.steps[name] = StepType(name, noted_do, noted_undo, attempts=attempts, backoff_s=backoff_s)
+        self.steps[name] = StepType(
+            name, noted_do, noted_undo, attempts=attempts, backoff_s=backoff_s, timeout_s=timeout_s
+        )
 
     def plan(self, *steps: str | PlannedStep, undoable: bool = True, kind: str = "test") -> Plan:
         """A plan of these steps, by name one after the other, or as planned."""

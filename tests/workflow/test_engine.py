@@ -3,12 +3,12 @@
 import random
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 
 from bmi.domain.operations import OperationState, StepState
 from bmi.domain.plans import PlannedStep
@@ -419,6 +419,97 @@ def test_a_waiting_step_is_woken_while_another_one_runs(bench: Bench) -> None:
     assert bench.steps_of(made)["slow"].result == {"beside": True}
 
 
+# ---- steps that do not end --------------------------------------------------------------------------
+
+SHORT_S = 0.05
+
+
+@pytest.fixture
+def hung() -> Iterator[threading.Event]:
+    """What a hung step waits for; it goes on when the test is over."""
+    over = threading.Event()
+    yield over
+    over.set()
+
+
+def test_a_step_that_does_not_end_has_failed_and_is_undone(bench: Bench, hung: threading.Event) -> None:
+    late: list[str] = []
+
+    def hang(_context: Context) -> dict[str, str]:
+        hung.wait(PATIENCE_S)
+        late.append(threading.current_thread().name)
+        return {"by": "the late one"}
+
+    bench.step("hangs", hang, timeout_s=SHORT_S)
+    made = bench.ask(bench.plan("first", "hangs", "never"))
+    bench.run()
+
+    assert late == []
+    assert bench.did == ["first", "hangs", "undo hangs", "undo first"]
+    problem = bench.operation(made).problem or {}
+    assert problem["type"] == "urn:bmi:problem:timed-out"
+    assert problem["detail"] == "Step hangs did not end within 0.05 s."
+    assert not problem["retryable"]
+    before = bench.steps_of(made)
+    hung.set()
+    until(lambda: late != [] and late[0] not in {thread.name for thread in threading.enumerate()})
+    assert bench.steps_of(made) == before, "a result that comes too late is not written down"
+    assert bench.ended == [("n1", problem["detail"])]
+
+
+def test_hung_steps_take_no_thread_from_others(bench: Bench, hung: threading.Event) -> None:
+    bench.step("hangs", lambda _: {"late": hung.wait(PATIENCE_S)}, timeout_s=SHORT_S)
+    hanging = bench.plan("hangs", kind="hanging")
+    for number in range(3):
+        bench.ask(hanging, f"h{number}")
+    bench.ask(bench.plan("quick"))
+    bench.run(threads=1)
+
+    assert ("n1", "succeeded") in bench.ended
+    assert len(bench.ended) == 4
+    assert not hung.is_set()
+
+
+def test_an_undo_that_does_not_end_is_left_behind(bench: Bench, hung: threading.Event) -> None:
+    bench.step("hangs", undo=lambda _: hung.wait(PATIENCE_S), timeout_s=SHORT_S)
+    bench.step("bad", fails(9, retryable=False, sentence="No."))
+    made = bench.ask(bench.plan("first", "hangs", "bad"))
+    bench.run()
+
+    assert bench.did == ["first", "hangs", "bad", "undo bad", "undo hangs", "undo first"]
+    left = bench.steps_of(made)["hangs"]
+    assert left.state is StepState.UNDONE
+    assert (left.problem or {})["undo"] is True
+    assert (left.problem or {})["detail"] == "Undoing hangs did not end within 0.05 s."
+    assert bench.ended == [("n1", "No.")]
+
+
+def test_cancelling_while_a_step_hangs_ends_with_its_time(bench: Bench, hung: threading.Event) -> None:
+    """It has failed, not been cancelled: what the hung step may still do must not be forgotten."""
+    bench.step("hangs", lambda _: {"late": hung.wait(PATIENCE_S)}, timeout_s=0.3)
+    made = bench.ask(bench.plan("hangs"))
+    with bench.working(bench.engine()):
+        until(lambda: bench.did == ["hangs"])
+        bench.cancel(made)
+        until(lambda: not bench.operation(made).is_live)
+
+    assert bench.did == ["hangs", "undo hangs"]
+    assert bench.operation(made).state is OperationState.FAILED
+
+
+def test_a_worker_that_stops_waits_for_a_hung_step_no_longer_than_its_time(
+    bench: Bench, hung: threading.Event
+) -> None:
+    bench.step("hangs", lambda _: {"late": hung.wait(PATIENCE_S * 2)}, timeout_s=0.3)
+    made = bench.ask(bench.plan("hangs"))
+    with bench.working(bench.engine()):
+        until(lambda: bench.did == ["hangs"])
+
+    assert not hung.is_set()
+    assert bench.steps_of(made)["hangs"].state is StepState.FAILED
+    assert bench.operation(made).owner is None
+
+
 # ---- stumbling databases ----------------------------------------------------------------------------
 
 
@@ -460,3 +551,42 @@ def test_a_step_whose_database_is_away_is_tried_again(bench: Bench) -> None:
 
     assert bench.ended == [("n1", "succeeded")]
     assert problems[1] == f"urn:bmi:problem:{UnavailableError.code()}"
+
+
+@pytest.mark.parametrize("error", [OperationalError, IntegrityError])
+def test_neither_problems_nor_logs_quote_statements(
+    bench: Bench, caplog: pytest.LogCaptureFixture, error: type[DBAPIError]
+) -> None:
+    def run(_context: Context) -> None:
+        raise error("UPDATE nodes SET name = ?", {"name": "hidden value"}, Exception("the disk is full"))
+
+    bench.step("writes", run, attempts=1)
+    made = bench.ask(bench.plan("writes"))
+    bench.run()
+
+    detail = (bench.operation(made).problem or {})["detail"]
+    assert f"{error.__name__}: the disk is full" in detail
+    assert "the disk is full" in caplog.text
+    for text in (detail, caplog.text):
+        assert "UPDATE nodes" not in text
+        assert "hidden value" not in text
+
+
+def test_the_log_of_a_result_that_cannot_be_written_quotes_no_statement(
+    bench: Bench, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fault = iter([OperationalError("UPDATE steps", {"name": "hidden value"}, Exception("the disk is full"))])
+    load_owned = journal.load_owned
+
+    def sometimes_away(*args: Any) -> Any:
+        if error := next(fault, None):
+            raise error
+        return load_owned(*args)
+
+    monkeypatch.setattr(journal, "load_owned", sometimes_away)
+    bench.ask(bench.plan("first"))
+    bench.run(lease_s=0.2)
+
+    assert "the disk is full" in caplog.text
+    assert "UPDATE steps" not in caplog.text
+    assert "hidden value" not in caplog.text

@@ -141,6 +141,40 @@ def test_a_failed_provision_can_be_retried_from_the_beginning(world: World) -> N
     assert (volume.state, volume.exported) == (ObjectState.READY, True)
 
 
+@pytest.mark.parametrize("fault", ["The store is away.", ""], ids=["kept", "deleted"])
+def test_a_retry_never_boots_a_volume_that_was_used(world: World, fault: str) -> None:
+    """The first try booted from it and failed; its undo may have failed as well."""
+    world.tools = replace(world.tools, boot_timeout_s=0)
+    made = world.ask("provision")
+
+    def use(step: str, moment: str) -> None:
+        if (step, moment) == ("await_up", "before"):
+            world.storage.local_path(Ref("volume", "volume-1")).write_bytes(b"used")
+            if fault:
+                world.storage.world.set_fault("delete", error=fault, retryable=False)
+
+    Engine(world.database, STEPS, OUTCOMES, world.tools, owner="worker", hook=use).run_until_idle(20)
+    with world.database.read() as tx:
+        operation = journal.operations.get(tx, made)
+    context = Context(operation, {}, world.database.now(), world.tools)
+    STEPS["clone_volume"].do(context)
+
+    assert world.storage.local_path(Ref("volume", "volume-1")).read_bytes() != b"used"
+
+
+def test_cloning_does_not_touch_a_volume_that_is_served_or_ready(world: World) -> None:
+    made = world.ask("provision")
+    world.storage.clone(Ref("image", "image-1"), "volume-1")
+    world.storage.local_path(Ref("volume", "volume-1")).write_bytes(b"in use")
+    with world.database.read() as tx:
+        context = Context(journal.operations.get(tx, made), {}, 0, world.tools)
+    for values in ({"exported": True}, {"exported": False, "state": ObjectState.READY}):
+        with world.database.write() as tx:
+            records.volumes.update(tx, id="volume-1", values=values)
+        STEPS["clone_volume"].do(context)
+        assert world.storage.local_path(Ref("volume", "volume-1")).read_bytes() == b"in use"
+
+
 @pytest.mark.parametrize("kind", ["provision", "release"])
 def test_a_node_without_a_switch_port_is_handled_too(world: World, kind: str) -> None:
     with world.database.write() as tx:

@@ -76,7 +76,7 @@ def stored(world: World) -> set[Ref]:
 
 
 IMAGE = Ref("image", "image-1")
-LEFT = {
+LEFT: dict[Ref, Callable[[World], None]] = {
     Ref("image", "image-9"): lambda world: record(world, IMPORT_IMAGE, "image-9"),
     Ref("volume", "volume-9"): lambda world: record(world, PROVISION, "node-9", volume_id="volume-9"),
     Ref("snapshot", "snapshot-9"): lambda world: record(

@@ -132,11 +132,10 @@ def test_steps_that_were_queued_in_a_stopped_worker_are_done_by_the_next(bench: 
     bench.ask(bench.plan(*(PlannedStep(name) for name in names)))
     stopping = bench.engine("stopping", threads=1)
     with bench.working(stopping):
-        until(lambda: stopping._pool._work_queue.qsize() == 2)
+        until(lambda: len(stopping._pool._queue) == 2)
         stopping.stop()
-        until(lambda: stopping._pool._shutdown)
-        with stopping._pool._shutdown_lock:
-            release.set()
+        until(lambda: not stopping._pool._queue)
+        release.set()
     assert bench.did == ["a"]
 
     bench.run(owner="next")

@@ -9,7 +9,15 @@ from pydantic import BaseModel, ConfigDict, Field
 from bmi.api.deps import Bounds
 from bmi.domain.nouns import Actor, Event, Json, NodeState, ObjectState, Role, Switch
 from bmi.domain.operations import OperationState, Step, StepState
-from bmi.errors import PROBLEM_BASE, ConfigError, DriverError, InternalError, TimedOutError
+from bmi.errors import (
+    PROBLEM_BASE,
+    ConfigError,
+    DriverError,
+    InsufficientSpaceError,
+    InternalError,
+    TimedOutError,
+    UnavailableError,
+)
 from bmi.service.access import TokenView
 from bmi.service.core import OperationView
 from bmi.service.images import ImageView, SnapshotView
@@ -21,7 +29,15 @@ M = TypeVar("M")
 
 # Problems whose text may name the site's own devices, addresses and paths.
 _OF_THE_SITE = {
-    PROBLEM_BASE + kind.code() for kind in (DriverError, TimedOutError, InternalError, ConfigError)
+    PROBLEM_BASE + kind.code()
+    for kind in (
+        DriverError,
+        TimedOutError,
+        InternalError,
+        ConfigError,
+        InsufficientSpaceError,
+        UnavailableError,
+    )
 }
 # This one is about the node's own boot, which is the project's business.
 _OF_THE_PROJECT = "await_up"

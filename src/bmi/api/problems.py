@@ -113,7 +113,8 @@ async def _not_served(request: Request, error: Exception) -> Response:
 
 
 async def _database_away(_request: Request, error: Exception) -> Response:
-    log.error("The database does not answer: %s", error)
+    # What the database's driver said, without the statement.
+    log.error("The database does not answer: %s", getattr(error, "orig", None) or type(error).__name__)
     return response_of(
         UnavailableError(
             "The database does not answer.", remedy="Try again in a moment; then see the server's log."

@@ -36,8 +36,13 @@ def image() -> None:
 @image.command("import")
 @click.argument("name")
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--project", help="For administrators: the project that will own it; by default the site.")
-@click.option("--public", is_flag=True, help="For administrators: every project may use it.")
+@click.option(
+    "--project",
+    help="For administrators: the project that will own it; by default the site, for every project to use.",
+)
+@click.option(
+    "--public", is_flag=True, help="For administrators, with --project: every other project may use it too."
+)
 @wait_options
 @pass_session
 def import_image(

@@ -100,9 +100,9 @@ def _live(updates: Iterator["Operation"]) -> "Operation":
     from rich.live import Live  # noqa: PLC0415  # likewise
 
     operation = next(updates)
-    with Live(
-        get_renderable=lambda: _steps(operation), console=Console(stderr=True), refresh_per_second=8
-    ) as live:
+    # A problem's `[/dev/sda]` is text, not a tag.
+    console = Console(stderr=True, markup=False, emoji=False)
+    with Live(get_renderable=lambda: _steps(operation), console=console, refresh_per_second=8) as live:
         for update in updates:
             operation = update
         live.refresh()
@@ -113,7 +113,7 @@ def _steps(operation: "Operation") -> "Table":
     from rich.table import Table  # noqa: PLC0415  # see _live
 
     table = Table.grid(padding=(0, 2))
-    table.add_row("", f"[bold]{_title(operation)}[/]", f"{operation['state']}", _seconds(operation), "")
+    table.add_row("", _title(operation), operation["state"], _seconds(operation), "", style="bold")
     for step in operation["steps"]:
         sign, style = _LOOK.get(step["state"], ("?", ""))
         table.add_row(

@@ -16,7 +16,7 @@ Firmware = Literal["ipxe", "bios", "uefi64", "os"]
 
 # Visible ASCII without what iPXE would expand (`$`), end a command with (`#`, `;`, `&`, `|`) or quote.
 _WORD = re.compile(r"[A-Za-z0-9._:/@%+,=~\[\]-]+")
-# The setting `boot.kernel_args` is held to the same.
+# The setting `boot.kernel_args` takes the same characters.
 _WORDS = re.compile(rf"({_WORD.pattern}( {_WORD.pattern})*)?")
 
 _WAIT_S = 2

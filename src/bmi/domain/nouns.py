@@ -183,11 +183,12 @@ class Event:
 
 @dataclass(frozen=True)
 class Actor:
-    """Who is asking: what a checked token turns into."""
+    """Who is asking: what a checked token turns into. BMI itself acts without a token."""
 
     name: str
     role: Role
     project_id: str | None
+    token_id: str | None = None
 
     @property
     def is_admin(self) -> bool:

@@ -44,7 +44,7 @@ class Demo:
         self.console.print(f"[dim]done after {time.monotonic() - began:.1f} s")
 
     def say(self, sentence: str) -> None:
-        self.console.print(sentence)
+        self.console.print(sentence, soft_wrap=True)  # what a person copies must not be broken into lines
 
     # ---- chapters -------------------------------------------------------------------------------
 
@@ -222,7 +222,11 @@ def main() -> int:
     console = Console(highlight=False)
     site = Site(arguments.dir, "demo")
     if arguments.down:
-        site.down()
+        try:
+            site.down()
+        except BmiError as error:
+            console.print(str(error), style="bold red", markup=False)
+            return 1
         return 0
     began = time.monotonic()
     golden = ensure_golden(arguments.cache, progress=lambda said: console.print(f"[dim]golden image: {said}"))

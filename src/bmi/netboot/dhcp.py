@@ -15,6 +15,7 @@ from bmi.domain.boot import Firmware, Offer
 
 SERVER_PORT = 67
 CLIENT_PORT = 68
+EVERYBODY = "255.255.255.255"
 
 _FIXED = struct.Struct("!BBBBIHH4s4s4s4s16s64s128s")
 _COOKIE = b"\x63\x82\x53\x63"
@@ -280,5 +281,5 @@ def destination(reply: Packet) -> tuple[str, int]:
         return str(reply.relay), SERVER_PORT
     address = reply.yours if reply.client == _ANY else reply.client
     if address == _ANY or reply.flags & _BROADCAST_FLAG:
-        return "255.255.255.255", CLIENT_PORT
+        return EVERYBODY, CLIENT_PORT
     return str(address), CLIENT_PORT

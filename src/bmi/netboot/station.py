@@ -10,7 +10,7 @@ from ipaddress import IPv4Interface
 from pathlib import Path
 
 from bmi.domain.boot import Foot
-from bmi.netboot import dhcp, ra
+from bmi.netboot import dhcp, link, ra
 from bmi.netboot.desk import Desk
 from bmi.netboot.http import boot_url, create_app
 from bmi.netboot.listener import HttpListener
@@ -19,12 +19,10 @@ from bmi.netboot.tftp import TftpServer
 
 log = logging.getLogger(__name__)
 
-# A mass power-on sends thousands of packets before one is read. Those of one network that are being answered
-# are few: the rest waits in the kernel, where a flood loses its own packets and delays no other network's.
-_DHCP_BUFFER_BYTES = 4 << 20
+# Those requests of one network that are being answered are few: the rest waits in the kernel, where a flood
+# loses its own packets and delays no other network's.
 _DHCP_PENDING = 32
 _ETHERNET_MTU_BYTES = 1500
-_SO_RCVBUFFORCE = 33  # asm-generic/socket.h: not limited by net.core.rmem_max
 
 
 class Station:
@@ -41,7 +39,7 @@ class Station:
         self._opened: list[socket.socket] = []
         try:
             self._place = identity(foot.netns)
-            self._dhcp = self._open(lambda: _dhcp_socket(foot.interface))
+            self._dhcp = self._open(lambda: link.open_socket(foot.interface))
             http_socket = self._open(lambda: socket.create_server((_host(foot), http_port)))
             self._ra = self._open_ra()
         except OSError:
@@ -135,19 +133,8 @@ class Station:
             return
         if reply is not None:
             with suppress(OSError):  # nobody is there any more; who is still there asks again
-                self._dhcp.sendto(dhcp.build(reply), dhcp.destination(reply))
+                link.send(self._dhcp, self._foot.interface, reply)
 
 
 def _host(foot: Foot) -> str:
     return foot.address.partition("/")[0]
-
-
-def _dhcp_socket(interface: str) -> socket.socket:
-    listener = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
-    listener.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _DHCP_BUFFER_BYTES)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, interface.encode())
-    listener.bind(("", dhcp.SERVER_PORT))
-    listener.setblocking(False)
-    return listener

@@ -108,7 +108,7 @@ def authenticate(core: Core, presented: str) -> Actor:
             "The token is unknown, expired or revoked.",
             remedy="Set BMI_TOKEN, or ask an administrator for a token.",
         )
-    return Actor(token.name, token.role, token.project_id)
+    return Actor(token.name, token.role, token.project_id, token.id)
 
 
 def ensure_admin_token(core: Core, path: Path) -> bool:

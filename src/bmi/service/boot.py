@@ -68,7 +68,7 @@ class BootDesk:
             return Boot("wait", node.name)
         settings, artefacts = self._core.settings, image.boot or {}
         prefix = settings.export.iqn_prefix
-        arguments = (artefacts.get("kernel_args", ""), settings.boot.kernel_args)
+        arguments = f"{artefacts.get('kernel_args', '')} {settings.boot.kernel_args}"
         return Boot(
             method=artefacts.get("method", "sanboot"),
             node=node.name,
@@ -78,7 +78,7 @@ class BootDesk:
             initiator=iscsi_name(prefix, "node", node.id),
             chap_user=volume.id,
             chap_secret=self._core.vault.open(volume.chap_secret),
-            kernel_args=" ".join(a for a in arguments if a),
+            kernel_args=" ".join(arguments.split()),
             image_id=image.id,
             hostname=volume.seed["hostname"],
             meta_data=booting.meta_data(volume.id, volume.seed),
@@ -86,9 +86,13 @@ class BootDesk:
         )
 
     def record(self, token: str, network_id: str, stage: str, detail: str = "") -> None:
-        """Adds a stage to the node's timeline. `up` ends the boot: its token is dead from then on."""
+        """Adds a stage to the node's timeline. `up` ends the boot: its token is dead from then on, but for
+        the same report once more, from a node that did not hear the answer.
+        """
         session_id = self._proven(token)
         with self._core.write() as tx:
+            if stage == "up" and self._ended_by_up(tx, session_id):
+                return
             node, _, session = self._admit(tx, session_id, network_id)
             self._add_event(tx, session, stage, detail)
             if stage == "up":
@@ -157,6 +161,14 @@ class BootDesk:
             if volume and node.state in _BOOTING:
                 return node, volume, session
         raise _no_boot()
+
+    def _ended_by_up(self, tx: Connection, session_id: str) -> bool:
+        session = records.boot_sessions.find(tx, id=session_id)
+        if session is None or session.ended_at is None:
+            return False
+        at = schema.events.c.at
+        within = (at >= session.created_at, at <= session.ended_at)
+        return records.events.find(tx, *within, node_id=session.node_id, stage="up") is not None
 
     def _last_stage(self, tx: Connection, session: BootSession) -> str | None:
         last = journal.last_event(tx, session.node_id, session.created_at)

@@ -90,8 +90,8 @@ def names_of(tx: Connection, table: Table, ids: set[str | None]) -> dict[str | N
 
 
 def network_of(tx: Connection, project: Project) -> Network:
-    """The project's boot network; raises InvalidStateError while it is not ready."""
-    network = records.networks.find(tx, project_id=project.id)
+    """The project's boot network, locked; raises InvalidStateError while it is not ready."""
+    network = records.networks.find(tx, project_id=project.id, lock=True)
     if network is None or network.state is not ObjectState.READY:
         raise InvalidStateError(
             f"The boot network of project {project.name!r} is {network.state if network else 'missing'}.",
@@ -129,13 +129,25 @@ def visible_image(tx: Connection, project_id: str | None, name: str) -> Image:
     own = [i for i in found if i.project_id == project_id]
     public = [i for i in found if i.public]
     if not own and not public:
-        raise NotFoundError("image", name, remedy="`bmi image list` shows the images that you may use.")
+        raise _no_such_image(name)
     return (own or public)[0]
 
 
-def visible_snapshot(tx: Connection, project_id: str, name: str) -> Snapshot:
+def locked_image(tx: Connection, image: Image) -> Image:
+    """The image as it is now and stays until the transaction ends; NotFoundError when it is gone."""
+    now = records.images.find(tx, id=image.id, lock=True)
+    if now is None:
+        raise _no_such_image(image.name)
+    return now
+
+
+def _no_such_image(name: str) -> NotFoundError:
+    return NotFoundError("image", name, remedy="`bmi image list` shows the images that you may use.")
+
+
+def visible_snapshot(tx: Connection, project_id: str, name: str, *, lock: bool = False) -> Snapshot:
     """The project's snapshot of this name."""
-    found = records.snapshots.find(tx, name=name, project_id=project_id)
+    found = records.snapshots.find(tx, name=name, project_id=project_id, lock=lock)
     if found is None:
         raise NotFoundError(
             "snapshot", name, remedy="`bmi snapshot list` shows the snapshots of your project."

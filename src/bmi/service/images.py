@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, literal, select
 
 from bmi.domain.names import image_name
 from bmi.domain.nouns import Actor, Image, NodeState, ObjectState, Snapshot
@@ -19,6 +19,7 @@ from bmi.service.core import (
     Core,
     OperationView,
     enqueue,
+    locked_image,
     names_of,
     own_node,
     project_for,
@@ -91,7 +92,11 @@ def import_image(
     public: bool = False,
     key: str | None = None,
 ) -> OperationView:
-    """Makes an image of the uploaded file `uploads_dir / upload_id`; `upload_id` becomes its id."""
+    """Makes an image of the uploaded file `uploads_dir / upload_id`; `upload_id` becomes its id.
+
+    The image of a member is their project's. An administrator's is the site's, which every project may
+    use, or that of the `project` they name, and then `public` lets every project use it too.
+    """
     with core.write() as tx:
         earlier = replayed(tx, actor, key, IMPORT_IMAGE.kind, name)
         if earlier:
@@ -101,7 +106,8 @@ def import_image(
             id=upload_id,
             name=name,
             project_id=owner,
-            public=public,
+            # An image of the site is everybody's: no project could use it otherwise.
+            public=public or owner is None,
             state=ObjectState.CREATING,
             format=None,
             size_bytes=None,
@@ -161,15 +167,11 @@ def delete_image(
         earlier = replayed(tx, actor, key, DELETE_IMAGE.kind, name)
         if earlier:
             return earlier
-        image = _meant_image(tx, actor, name, project)
+        image = locked_image(tx, _meant_image(tx, actor, name, project))
         if not actor.is_admin and image.project_id != actor.project_id:
             raise ForbiddenError(f"The image {name!r} is not your project's.", remedy="Ask an administrator.")
         journal.refuse_if_busy(tx, "image", image.id, name)
-        nodes = {n.id: n.name for n in records.nodes.list(tx)}
-        users = [
-            *(f"node {nodes[v.node_id]}" for v in records.volumes.list(tx, image_id=image.id)),
-            *(f"snapshot {s.name}" for s in records.snapshots.list(tx, image_id=image.id)),
-        ]
+        users = _users_of(tx, actor, image)
         if users:
             raise InUseError(
                 f"The image {name!r} is used by {', '.join(users)}.",
@@ -180,6 +182,23 @@ def delete_image(
         return enqueue(
             core, tx, actor, DELETE_IMAGE, ("image", image.id, name), project_id=image.project_id, key=key
         )
+
+
+def _users_of(tx: Connection, actor: Actor, image: Image) -> list[str]:
+    """The nodes and snapshots that came of the image; those the actor may not see are only counted."""
+    nodes, volumes, snapshots = schema.nodes, schema.volumes, schema.snapshots
+    on_nodes = select(literal("node"), nodes.c.name, volumes.c.project_id).join_from(nodes, volumes)
+    frozen = select(literal("snapshot"), snapshots.c.name, snapshots.c.project_id)
+    found = tx.execute(
+        on_nodes.where(volumes.c.image_id == image.id).union_all(
+            frozen.where(snapshots.c.image_id == image.id)
+        )
+    ).all()
+    seen = sorted(
+        f"{kind} {name}" for kind, name, owner in found if actor.is_admin or owner == actor.project_id
+    )
+    others = len(found) - len(seen)
+    return [*seen, *([f"{others} of other projects' nodes and snapshots"] if others else [])]
 
 
 # ---- snapshots --------------------------------------------------------------------------------------
@@ -256,7 +275,7 @@ def delete_snapshot(
         if earlier:
             return earlier
         owner = project_for(tx, actor, project)
-        snapshot = visible_snapshot(tx, owner.id, name)
+        snapshot = visible_snapshot(tx, owner.id, name, lock=True)
         journal.refuse_if_busy(tx, "snapshot", snapshot.id, name)
         users = [
             f"node {records.nodes.get(tx, v.node_id).name}"

@@ -27,6 +27,7 @@ from bmi.service.core import (
     Core,
     OperationView,
     enqueue,
+    locked_image,
     network_of,
     no_such_node,
     own_node,
@@ -172,7 +173,6 @@ def provision_node(
         image, snapshot = _source(tx, project, order)
         network = network_of(tx, project)
         nic = records.sole_nic(tx, node.id)
-        records.networks.find(tx, id=network.id, lock=True)
         address = free_address(network.interface, records.addresses_in(tx, network.id))
         tx.execute(schema.addresses.insert().values(nic_id=nic.id, network_id=network.id, ip=address))
         volume = Volume(
@@ -249,12 +249,14 @@ def _seed(order: Order, node_name: str) -> Json:
 
 
 def _source(tx: Connection, project: Project, order: Order) -> tuple[Image, Snapshot | None]:
-    snapshot = visible_snapshot(tx, project.id, order.snapshot) if order.snapshot else None
-    image = (
+    """What the volume is cloned from, locked: a deletion at the same moment waits, and then sees it."""
+    snapshot = visible_snapshot(tx, project.id, order.snapshot, lock=True) if order.snapshot else None
+    named = (
         records.images.get(tx, snapshot.image_id)
         if snapshot
         else visible_image(tx, project.id, order.image or "")
     )
+    image = locked_image(tx, named)
     for kind, thing in (("image", image), ("snapshot", snapshot)):
         if thing is not None and thing.state is not ObjectState.READY:
             raise InvalidStateError(

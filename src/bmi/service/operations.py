@@ -23,16 +23,16 @@ _RETRIABLE = {*_NODE_RETRYING, *_NETWORK_RETRYING, "unregister", "delete-image",
 def get_operation(core: Core, actor: Actor, operation_id: str) -> OperationView:
     """One operation of the actor's project, or any for an administrator."""
     with core.database.read() as tx:
-        operation = journal.operations.find(tx, id=operation_id)
-        if operation is None or not _may_see(actor, operation):
-            raise NotFoundError(
-                "operation", operation_id, remedy="`bmi operation list` shows those that you may see."
-            )
-        return view(tx, operation)
+        return view(tx, _visible(tx, actor, operation_id))
 
 
-def _may_see(actor: Actor, operation: Operation) -> bool:
-    return actor.is_admin or operation.project_id == actor.project_id
+def _visible(tx: Connection, actor: Actor, operation_id: str, *, lock: bool = False) -> Operation:
+    found = journal.operations.find(tx, id=operation_id, lock=lock)
+    if found is None or not (actor.is_admin or found.project_id == actor.project_id):
+        raise NotFoundError(
+            "operation", operation_id, remedy="`bmi operation list` shows those that you may see."
+        )
+    return found
 
 
 def list_operations(
@@ -62,11 +62,7 @@ def list_operations(
 def cancel_operation(core: Core, actor: Actor, operation_id: str) -> OperationView:
     """Asks for an end: what was done is undone. An operation that only goes forward refuses."""
     with core.write() as tx:
-        operation = journal.operations.find(tx, id=operation_id, lock=True)
-        if operation is None or not _may_see(actor, operation):
-            raise NotFoundError(
-                "operation", operation_id, remedy="`bmi operation list` shows those that you may see."
-            )
+        operation = _visible(tx, actor, operation_id, lock=True)
         if not operation.is_live:
             raise InvalidStateError(
                 f"The operation has {operation.state} already.", remedy="There is nothing to cancel."
@@ -83,11 +79,7 @@ def cancel_operation(core: Core, actor: Actor, operation_id: str) -> OperationVi
 def retry_operation(core: Core, actor: Actor, operation_id: str) -> OperationView:
     """Goes on with a failed operation where it failed; what is done stays done."""
     with core.write() as tx:
-        operation = journal.operations.find(tx, id=operation_id, lock=True)
-        if operation is None or not _may_see(actor, operation):
-            raise NotFoundError(
-                "operation", operation_id, remedy="`bmi operation list` shows those that you may see."
-            )
+        operation = _visible(tx, actor, operation_id, lock=True)
         if operation.state is not OperationState.FAILED or operation.kind not in _RETRIABLE:
             raise InvalidStateError(
                 f"The operation ({operation.kind}) has {operation.state}; only a failed one can be retried."

@@ -116,8 +116,10 @@ def delete_project(core: Core, actor: Actor, name: str, *, key: str | None = Non
         earlier = replayed(tx, actor, key, CLOSE_NETWORK.kind, name)
         if earlier:
             return earlier
+        project = records.projects.find(tx, name=name)
+        # The network first, as a provision does: rows locked in one order make no circle.
+        network = records.networks.find(tx, project_id=project.id, lock=True) if project else None
         project = records.projects.find(tx, name=name, lock=True)
-        network = records.networks.find(tx, project_id=project.id) if project else None
         if project is None or network is None:
             raise NotFoundError("project", name, remedy="`bmi project list` shows those there are.")
         journal.refuse_if_busy(tx, "project", network.id, name)

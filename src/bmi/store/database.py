@@ -19,11 +19,15 @@ _POOL_SIZE = 60
 
 
 def connect(url: str) -> Engine:
-    """An engine for `url` with BMI's settings; a SQLite file is made private to its owner."""
+    """An engine for `url` with BMI's settings; a SQLite file is made private to its owner.
+
+    Its errors do not repeat the values of a statement, which may be user-data, keys and hashes.
+    """
     parsed = make_url(url)
     if parsed.get_backend_name() != "sqlite":
         return create_engine(
             parsed.set(drivername="postgresql+psycopg"),
+            hide_parameters=True,
             pool_size=_POOL_SIZE,
             max_overflow=0,
             pool_pre_ping=True,
@@ -32,7 +36,7 @@ def connect(url: str) -> Engine:
         path = Path(parsed.database)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch(mode=0o600, exist_ok=True)
-    engine = create_engine(parsed, pool_size=_POOL_SIZE, max_overflow=0)
+    engine = create_engine(parsed, hide_parameters=True, pool_size=_POOL_SIZE, max_overflow=0)
 
     @event.listens_for(engine, "connect")
     def _configure(connection: Any, _record: object) -> None:

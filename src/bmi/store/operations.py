@@ -79,7 +79,7 @@ def enqueue(
         started_at=None,
         finished_at=None,
     )
-    operations.insert(tx, operation, idempotency_key=idempotency_key)
+    operations.insert(tx, operation, token_id=actor.token_id, idempotency_key=idempotency_key)
     tx.execute(
         insert(_STEPS),
         [
@@ -99,8 +99,8 @@ def enqueue(
 
 
 def find_by_idempotency_key(tx: Connection, actor: Actor, key: str) -> Operation | None:
-    """The operation that this actor's earlier request with the same key made."""
-    return operations.find(tx, _OPS.c.idempotency_key == key, actor=actor.name)
+    """The operation that an earlier request with the same token and key made."""
+    return operations.find(tx, _OPS.c.idempotency_key == key, token_id=actor.token_id)
 
 
 def steps_of(tx: Connection, operation_id: str) -> list[Step]:

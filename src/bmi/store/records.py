@@ -21,6 +21,8 @@ _TAKEN = {
     ("networks_name", "networks.name"): "A network of this name exists.",
     ("networks_vlan", "networks.vlan"): "Another network has this VLAN.",
     ("networks_address", "networks.address"): "Another network has this address range.",
+    ("networks_netns", "networks.netns"): "Another network has this network namespace.",
+    ("networks_project", "networks.project_id"): "The project has a network already.",
     ("switches_name", "switches.name"): "A switch of this name exists.",
     ("nodes_name", "nodes.name"): "A node of this name exists.",
     ("nics_mac", "nics.mac"): "mac: another node has this address.",
@@ -37,7 +39,7 @@ _BUSY = {
     ("operations_live_subject", "operations.subject_kind, operations.subject_id"): (
         "Another operation on this object has just begun."
     ),
-    ("operations_idempotency", "operations.actor, operations.idempotency_key"): (
+    ("operations_idempotency", "operations.token_id, operations.idempotency_key"): (
         "Another request with this Idempotency-Key has just been made."
     ),
 }

@@ -80,6 +80,9 @@ networks = Table(
     Index("networks_name", "name", unique=True),
     Index("networks_vlan", "vlan", unique=True),
     Index("networks_address", "address", unique=True),
+    Index("networks_netns", "netns", unique=True),
+    # A project's nodes share one boot network.
+    Index("networks_project", "project_id", unique=True),
     CheckConstraint("vlan BETWEEN 2 AND 4094", name="vlan_range"),
 )
 
@@ -125,6 +128,7 @@ nics = Table(
     Index("nics_node_name", "node_id", "name", unique=True),
     # Two nodes behind one port could not be told apart, let alone isolated.
     Index("nics_switch_port", "switch_id", "port", unique=True),
+    CheckConstraint("(switch_id IS NULL) = (port IS NULL)", name="port_of_switch"),
 )
 
 addresses = Table(
@@ -236,6 +240,8 @@ operations = Table(
     Column("subject_name", _NAME, nullable=False),
     Column("project_id", _ID),
     Column("actor", _NAME, nullable=False),
+    # No foreign key: an operation outlives the token that asked for it.
+    Column("token_id", _ID),
     Column("args", JSON, nullable=False),
     Column("problem", _JSON),
     Column("cancel_requested", Boolean, nullable=False),
@@ -247,7 +253,7 @@ operations = Table(
     Column("finished_at", Double),
     Column("idempotency_key", String(128)),
     Index("operations_subject", "subject_id", "id"),
-    Index("operations_idempotency", "actor", "idempotency_key", unique=True),
+    Index("operations_idempotency", "token_id", "idempotency_key", unique=True),
 )
 _LIVE = text("state IN ({})".format(", ".join(f"'{state}'" for state in LIVE)))
 # One live operation per node, volume, image …: the database refuses a second, no lock in code can.

@@ -1,10 +1,11 @@
 """A small Redfish service on loopback that can be told to misbehave."""
 
 import json
+import socket
 import ssl
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -91,3 +92,28 @@ def serving(
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+@contextmanager
+def dripping(at_once: bytes, slowly: bytes, pause_s: float) -> Iterator[str]:
+    """The URL of a service that answers its only request byte by byte from some point on."""
+    over = threading.Event()
+
+    def answer() -> None:
+        connection, _ = listener.accept()
+        with connection, suppress(OSError):  # whoever asked may have gone away
+            connection.recv(1 << 16)
+            connection.sendall(at_once)
+            for byte in slowly:
+                if over.wait(pause_s):
+                    return
+                connection.sendall(bytes([byte]))
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=answer)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            over.set()
+            thread.join()

@@ -2,6 +2,7 @@
 
 import datetime as dt
 import ipaddress
+import json
 import socket
 import ssl
 import threading
@@ -15,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from bmi.drivers.bmc import BmcAccess, redfish
 from bmi.errors import DriverError, TimedOutError
-from tests.drivers.bmc.misbehaving import serving, system
+from tests.drivers.bmc.misbehaving import dripping, serving, system
 
 SYSTEM = "/redfish/v1/Systems/1"
 GET = f"GET {SYSTEM}"
@@ -125,6 +126,17 @@ def test_a_bmc_that_hangs() -> None:
             with pytest.raises(TimedOutError, match="does not answer") as caught:
                 call(access)
             assert caught.value.retryable
+
+
+@pytest.mark.parametrize("from_the", ["head", "body"])
+def test_a_bmc_that_answers_byte_by_byte_hangs_too(from_the: str) -> None:
+    """Each byte comes in time, and the answer would be a good one; it takes far too long as a whole."""
+    body = json.dumps(system("On")).encode()
+    head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+    answer = (b"", head + body) if from_the == "head" else (head, body)
+    with dripping(*answer, pause_s=0.02) as url, pytest.raises(TimedOutError, match="does not answer") as caught:
+        _bmc(timeout_s=0.3).power_state(_access(url))
+    assert caught.value.retryable
 
 
 def test_a_bmc_that_hangs_up() -> None:

@@ -43,6 +43,18 @@ def test_the_foot_reaches_what_the_interface_reaches(node: str) -> None:
     assert not netns.exists(FOOT.netns)
 
 
+def test_a_foot_without_its_interface_is_not_listed(node: str) -> None:
+    uplink = existing.create(interfaces={"101": NAME})
+    uplink.ensure(FOOT)
+    assert uplink.list() == [FOOT.netns]
+    netns.ip(node, "link", "delete", CABLE)  # and with it the other end of the pair
+    assert uplink.list() == []
+    netns.ip(None, "link", "add", NAME, "type", "veth", "peer", "name", CABLE, "netns", node)
+    uplink.ensure(FOOT)
+    assert uplink.list() == [FOOT.netns]
+    uplink.remove(FOOT.netns)
+
+
 def test_a_vlan_without_interface(node: str) -> None:
     with pytest.raises(DriverError, match="for VLAN 102") as caught:
         existing.create(interfaces={"101": NAME}).ensure(replace(FOOT, vlan=102))

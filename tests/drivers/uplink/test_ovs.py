@@ -94,9 +94,8 @@ def test_a_changed_address_replaces_the_old_one(uplink: OvsUplink) -> None:
     assert _addresses(RED) == ["10.96.7.1/24"]
 
 
-@pytest.mark.parametrize("damage", ["foot end", "switch end", "namespace", "port", "address", "down", "tag"])
-def test_ensure_repairs(yard: SwitchYard, uplink: OvsUplink, damage: str) -> None:
-    uplink.ensure(RED)
+def _break(yard: SwitchYard, damage: str) -> None:
+    """Does one of many kinds of damage to the foot RED."""
     port = "bmi-v101"
     match damage:
         case "foot end":
@@ -113,6 +112,12 @@ def test_ensure_repairs(yard: SwitchYard, uplink: OvsUplink, damage: str) -> Non
             netns.ip(RED.netns, "link", "set", RED.interface, "down")
         case "tag":
             yard.database.run("set", "Port", port, "tag=7")
+
+
+@pytest.mark.parametrize("damage", ["foot end", "switch end", "namespace", "port", "address", "down", "tag"])
+def test_ensure_repairs(yard: SwitchYard, uplink: OvsUplink, damage: str) -> None:
+    uplink.ensure(RED)
+    _break(yard, damage)
     uplink.ensure(RED)
     node = yard.plug("node", "tag=101", "vlan_mode=access")
     give_address(node, "10.96.1.2/24")
@@ -120,15 +125,24 @@ def test_ensure_repairs(yard: SwitchYard, uplink: OvsUplink, damage: str) -> Non
     assert uplink.list() == [RED.netns]
 
 
-def test_a_half_made_foot_is_listed_and_removed(yard: SwitchYard, uplink: OvsUplink) -> None:
+@pytest.mark.parametrize("damage", ["foot end", "switch end", "namespace", "port"])
+def test_a_broken_foot_is_not_listed(yard: SwitchYard, uplink: OvsUplink, damage: str) -> None:
+    uplink.ensure(RED)
+    uplink.ensure(BLUE)
+    _break(yard, damage)
+    assert uplink.list() == [BLUE.netns]
+
+
+def test_a_half_made_foot_is_not_listed_but_removed(yard: SwitchYard, uplink: OvsUplink) -> None:
     mark = f"external_ids:bmi-uplink={RED.netns}"
     add = ("add-port", yard.bridge, "bmi-v101", "tag=101", "--", "set", "Port", "bmi-v101", mark)
     yard.database.run("--no-wait", *add)
     netns.ensure(RED.netns)
-    assert uplink.list() == [RED.netns]
-    uplink.remove(RED.netns)
     assert uplink.list() == []
+    uplink.remove(RED.netns)
     assert not netns.exists(RED.netns)
+    [ports] = yard.database.rows(Port="name")
+    assert {"name": "bmi-v101"} not in ports
 
 
 def test_removing_leaves_nothing(yard: SwitchYard, uplink: OvsUplink) -> None:

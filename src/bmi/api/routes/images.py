@@ -48,7 +48,12 @@ async def import_image(
     response: Response,
     name: Annotated[str, Query(max_length=100)],
     project: ProjectQuery = None,
-    public: Annotated[bool, Query(description="Usable by every project; for administrators.")] = False,
+    public: Annotated[
+        bool,
+        Query(
+            description="Usable by every project, as an image without a project always is; for administrators."
+        ),
+    ] = False,
     key: IdempotencyKey = None,
 ) -> OperationShown:
     earlier = await run_sync(

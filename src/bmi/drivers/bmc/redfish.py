@@ -15,8 +15,10 @@ import sushy
 from sushy import auth, exceptions
 from sushy.connector import Connector
 from sushy.resources.system.system import System
+from urllib3.exceptions import ReadTimeoutError
 
 from bmi.drivers.bmc import BmcAccess, PowerState
+from bmi.drivers.bmc.in_time import InTimeAdapter
 from bmi.errors import DriverError, TimedOutError
 
 _POLL_S = 0.25
@@ -153,7 +155,9 @@ def _connector(access: BmcAccess, url: SplitResult, timeout_s: float) -> Connect
         default_request_timeout=timeout_s,
     )
     # BMCs are spoken to directly: no proxy and no password file of the environment.
-    connector._session.trust_env = False  # noqa: SLF001  # sushy has no option for it
+    http = connector._session  # noqa: SLF001  # sushy has no options for this
+    http.trust_env = False
+    http.mount(f"{url.scheme}://", InTimeAdapter())
     connector.set_http_basic_auth(access.username, access.password)
     return connector
 
@@ -206,7 +210,8 @@ def _unreachable(cause: BaseException | None, place: str) -> DriverError:
                 retryable=False,
                 remedy="Give the node the CA of its BMC, or switch the verification off for it.",
             )
-        case requests.exceptions.Timeout():
+        # requests calls it a lost connection when the time is over in the midst of an answer.
+        case requests.exceptions.Timeout() | requests.exceptions.ConnectionError(args=(ReadTimeoutError(),)):
             return TimedOutError(
                 f"The BMC at {place} does not answer.", remedy="Check its network and power."
             )

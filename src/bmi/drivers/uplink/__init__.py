@@ -30,7 +30,9 @@ class Uplink(Protocol):
         ...
 
     def list(self) -> Sequence[str]:
-        """The names of the namespaces that this uplink made."""
+        """The namespaces in which this uplink's feet stand: with an interface that is joined to the network.
+        What was recorded somewhere, and did not survive a reboot, is not among them.
+        """
         ...
 
     def check(self) -> str:

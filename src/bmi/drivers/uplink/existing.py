@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from bmi.drivers import netns as namespaces
 from bmi.drivers.uplink import Foot
@@ -45,11 +46,7 @@ class ExistingUplink:
         namespaces.remove(netns)
 
     def list(self) -> Sequence[str]:
-        return [
-            name
-            for name in namespaces.names()
-            if namespaces.links(name).get("lo", {}).get("ifalias") == _MARK
-        ]  # fmt: skip
+        return [name for name in namespaces.names() if _has_foot(namespaces.links(name))]
 
     def check(self) -> str:
         moved = {link.get("ifalias") for foot in self.list() for link in namespaces.links(foot).values()}
@@ -64,6 +61,11 @@ class ExistingUplink:
                 retryable=False,
                 remedy="Prepare it (for a VLAN: ip link add link PARENT name NAME type vlan id VLAN).",
             )
+
+
+def _has_foot(links: Mapping[str, Mapping[str, Any]]) -> bool:
+    marked = links.get("lo", {}).get("ifalias") == _MARK
+    return marked and any("ifalias" in link for name, link in links.items() if name != "lo")
 
 
 def _give_back(netns: str, interface: str, name: str) -> None:

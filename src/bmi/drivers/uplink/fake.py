@@ -31,6 +31,10 @@ class FakeUplink:
         self.world.call("list")
         return sorted(self.world.read(_FEET))
 
+    def reboot(self) -> None:
+        """The machine starts anew: no foot is left."""
+        self.world.change(_FEET, lambda feet: feet.clear())
+
     def check(self) -> str:
         self.world.call("check")
         return f"A fake uplink in {self.world.root}."

@@ -1,6 +1,6 @@
 """A foot in a network through Open vSwitch: a veth pair from an access port into the foot's namespace."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from bmi import process
@@ -13,7 +13,7 @@ from bmi.errors import DriverError
 @dataclass(frozen=True)
 class OvsUplink:
     """Feet on one bridge. The bridge's record of the port, marked with the namespace's name, is written
-    before anything else is made and removed after everything else: it is how `list` finds half-made feet.
+    before anything else is made and removed after everything else: it is how `remove` finds half-made feet.
     """
 
     bridge: str
@@ -32,7 +32,7 @@ class OvsUplink:
                     retryable=False,
                     remedy="Give each network a VLAN of its own.",
                 )
-        if not self._joined(port, foot):
+        if self._joined({port: foot.netns}) != {foot.netns: foot.interface}:
             self._make(port, foot)
         self.database.run("set", "Port", port, *columns)
         self.database.await_applied()
@@ -47,7 +47,7 @@ class OvsUplink:
         namespaces.remove(netns)
 
     def list(self) -> Sequence[str]:
-        return sorted(set(self._ports().values()))
+        return sorted(self._joined(self._ports()))
 
     def check(self) -> str:
         [bridges] = self.database.rows(Bridge="name")
@@ -73,16 +73,21 @@ class OvsUplink:
             if UPLINK_MARK in row["external_ids"]
         }
 
-    def _joined(self, port: str, foot: Foot) -> bool:
-        """Whether the two ends exist, are each other's, and the switch has taken its end in."""
-        ours = namespaces.links(self.switch_netns).get(port)
-        theirs = namespaces.links(foot.netns).get(foot.interface)
-        if not ours or not theirs or ours.get("link_index") != theirs["ifindex"]:
-            return False
+    def _joined(self, ports: Mapping[str, str]) -> dict[str, str]:
+        """The interface of each foot that stands, by namespace, among these ports and their owners: its two
+        ends exist, are each other's, and the switch has taken its end in. (The switch's database alone
+        proves nothing: it outlives a reboot.)
+        """
         [rows] = self.database.rows(Interface="name,ofport")
-        return any(
-            row["name"] == port and isinstance(row["ofport"], int) and row["ofport"] > 0 for row in rows
-        )
+        taken_in = {row["name"] for row in rows if isinstance(row["ofport"], int) and row["ofport"] > 0}
+        ours = namespaces.links(self.switch_netns)
+        return {
+            owner: interface
+            for port, owner in ports.items()
+            if port in taken_in and port in ours
+            for interface, link in namespaces.links(owner).items()
+            if link["ifindex"] == ours[port].get("link_index")
+        }
 
     def _make(self, port: str, foot: Foot) -> None:
         mark = f"external_ids:{UPLINK_MARK}={foot.netns}"

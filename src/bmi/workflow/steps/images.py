@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
+from pathlib import Path
 
 from sqlalchemy import Connection
 
@@ -17,16 +18,27 @@ from bmi.workflow.engine import Context, Outcome, StepType
 from bmi.workflow.room import require_room
 
 _GIB = 1 << 30
+_ANOTHER_FILE = "Give the file of a whole disk, raw or qcow2."
 
 
 def convert_image(ctx: Context) -> Json:
     """The uploaded file becomes a raw sparse disk inside the store; it is not an image yet."""
-    tools, image_id = ctx.tools, ctx.operation.subject_id
-    upload = tools.upload_path(image_id)
+    upload = ctx.tools.upload_path(ctx.operation.subject_id)
+    try:
+        return _convert(ctx, upload)
+    except InvalidImageError as error:
+        # The file's own name is an id; people know it by what they wanted to call the image.
+        said = f"The file of image {ctx.operation.subject_name!r}"
+        detail = error.detail.replace(str(upload), said).replace(upload.name, said)
+        raise InvalidImageError(detail, remedy=error.remedy or _ANOTHER_FILE, **error.facts) from error
+
+
+def _convert(ctx: Context, upload: Path) -> Json:
+    tools = ctx.tools
     found = probe(upload)
     if found.virtual_size_bytes > tools.max_image_bytes:
         raise InvalidImageError(
-            f"The image declares a disk of {found.virtual_size_bytes / _GIB:.0f} GiB; "
+            f"{upload.name} declares a disk of {found.virtual_size_bytes / _GIB:.0f} GiB; "
             f"at most {tools.max_image_bytes / _GIB:.0f} GiB are accepted.",
             remedy="Shrink it, or raise image.max_size_gib.",
         )
@@ -34,7 +46,8 @@ def convert_image(ctx: Context) -> Json:
     # the conversion is caught as well.
     held = upload.stat()
     require_room(tools, held.st_blocks * 512 if found.format == "raw" else held.st_size)
-    done = convert(upload, tools.storage.staging_path(image_id), timeout_s=tools.convert_timeout_s)
+    staged = tools.storage.staging_path(ctx.operation.subject_id)
+    done = convert(upload, staged, timeout_s=tools.convert_timeout_s)
     return {"format": found.format, "size_bytes": done.size_bytes}
 
 
