@@ -90,7 +90,8 @@ def _described(schema: Json) -> str:
         "pattern": "matches",
     }
     told = [f"{words} `{schema[key]}`" for key, words in limits.items() if key in schema]
-    return f"{_meaning(schema)} {', '.join(told).capitalize()}{'.' if told else ''}".strip()
+    said = ", ".join(told)
+    return f"{_meaning(schema)} {said[:1].upper()}{said[1:]}{'.' if told else ''}".strip()
 
 
 # ---- errors -------------------------------------------------------------------------------------------
