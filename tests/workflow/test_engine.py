@@ -147,20 +147,15 @@ def test_a_permanent_failure_is_not_tried_again(bench: Bench) -> None:
 
 
 def test_a_failure_waits_for_the_steps_beside_it_before_anything_is_undone(bench: Bench) -> None:
-    failed, finished = threading.Event(), threading.Event()
+    finished = threading.Event()
 
     def slow(_context: Context) -> None:
-        assert failed.wait(PATIENCE_S)
+        until(lambda: bench.steps_of(made)["bad"].state is StepState.FAILED)
         finished.set()
 
     bench.step("slow", slow, undo=lambda _: bench.did.append(f"after slow: {finished.is_set()}"))
-
-    def bad(_context: Context) -> None:
-        failed.set()
-        raise DriverError("No.", retryable=False)
-
-    bench.step("bad", bad)
-    bench.ask(bench.plan(PlannedStep("slow"), PlannedStep("bad"), PlannedStep("never", ("slow",))))
+    bench.step("bad", fails(9, retryable=False))
+    made = bench.ask(bench.plan(PlannedStep("slow"), PlannedStep("bad"), PlannedStep("never", ("slow",))))
     bench.run()
 
     assert bench.did[2:] == ["undo bad", "undo slow", "after slow: True"]
@@ -553,12 +548,17 @@ def test_a_step_whose_database_is_away_is_tried_again(bench: Bench) -> None:
     assert problems[1] == f"urn:bmi:problem:{UnavailableError.code()}"
 
 
+# By name, for tracebacks quote the lines of this file.
+STATEMENT = "UPDATE nodes SET name = ?"
+VALUE = "hidden value"
+
+
 @pytest.mark.parametrize("error", [OperationalError, IntegrityError])
 def test_neither_problems_nor_logs_quote_statements(
     bench: Bench, caplog: pytest.LogCaptureFixture, error: type[DBAPIError]
 ) -> None:
     def run(_context: Context) -> None:
-        raise error("UPDATE nodes SET name = ?", {"name": "hidden value"}, Exception("the disk is full"))
+        raise error(STATEMENT, {"name": VALUE}, Exception("the disk is full"))
 
     bench.step("writes", run, attempts=1)
     made = bench.ask(bench.plan("writes"))
@@ -568,14 +568,14 @@ def test_neither_problems_nor_logs_quote_statements(
     assert f"{error.__name__}: the disk is full" in detail
     assert "the disk is full" in caplog.text
     for text in (detail, caplog.text):
-        assert "UPDATE nodes" not in text
-        assert "hidden value" not in text
+        assert STATEMENT not in text
+        assert VALUE not in text
 
 
 def test_the_log_of_a_result_that_cannot_be_written_quotes_no_statement(
     bench: Bench, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fault = iter([OperationalError("UPDATE steps", {"name": "hidden value"}, Exception("the disk is full"))])
+    fault = iter([OperationalError(STATEMENT, {"name": VALUE}, Exception("the disk is full"))])
     load_owned = journal.load_owned
 
     def sometimes_away(*args: Any) -> Any:
@@ -588,5 +588,5 @@ def test_the_log_of_a_result_that_cannot_be_written_quotes_no_statement(
     bench.run(lease_s=0.2)
 
     assert "the disk is full" in caplog.text
-    assert "UPDATE steps" not in caplog.text
-    assert "hidden value" not in caplog.text
+    assert STATEMENT not in caplog.text
+    assert VALUE not in caplog.text

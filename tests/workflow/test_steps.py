@@ -156,8 +156,8 @@ def test_a_retry_never_boots_a_volume_that_was_used(world: World, fault: str) ->
     Engine(world.database, STEPS, OUTCOMES, world.tools, owner="worker", hook=use).run_until_idle(20)
     with world.database.read() as tx:
         operation = journal.operations.get(tx, made)
-    context = Context(operation, {}, world.database.now(), world.tools)
-    STEPS["clone_volume"].do(context)
+    world.storage.world.set_fault("delete")
+    STEPS["clone_volume"].do(Context(operation, {}, world.database.now(), world.tools))
 
     assert world.storage.local_path(Ref("volume", "volume-1")).read_bytes() != b"used"
 

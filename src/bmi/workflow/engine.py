@@ -5,35 +5,31 @@ it ends; whoever finds one `running` that nobody runs does it again, which is sa
 idempotent. Nothing here knows what a step does.
 """
 
-import json
 import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
 
 from sqlalchemy import Connection
-from sqlalchemy.exc import InterfaceError, OperationalError
-from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from bmi.domain.nouns import Json
 from bmi.domain.operations import LIVE, Operation, OperationState, Step, StepState, next_due, ready
 from bmi.domain.plans import PLANS
-from bmi.errors import BmiError, CancelledError, InternalError, UnavailableError, from_problem
+from bmi.errors import BmiError, CancelledError, InternalError, TimedOutError, from_problem
 from bmi.store import operations as journal
 from bmi.store.database import Database
+from bmi.workflow.pool import Changes, Pool, Task
+from bmi.workflow.problems import DATABASE_AWAY, as_bmi_error, is_plain, problem_of, without_statements
 from bmi.workflow.tools import Tools
 
 log = logging.getLogger(__name__)
+log.addFilter(without_statements)
 
 _IDLE_POLL_S = 0.1
 _UNDO_ATTEMPTS = 3
-
-# What passes by itself: the operation is looked at again later, and nothing is held against it.
-_DATABASE_AWAY = (OperationalError, InterfaceError, PoolTimeoutError)
+_TIMEOUT_S = 120
 
 
 @dataclass(frozen=True)
@@ -56,7 +52,8 @@ class Context:
 @dataclass(frozen=True)
 class StepType:
     """How a step is done and undone. `undo` None means that there is nothing to take back, and `why`
-    says why. A retryable error is tried `attempts` times, `backoff_s` apart and doubling.
+    says why. A retryable error is tried `attempts` times, `backoff_s` apart and doubling. Each try, and each
+    undo, may take `timeout_s`: far more than its drivers allow themselves, for it is the last resort.
     """
 
     name: str
@@ -65,6 +62,7 @@ class StepType:
     why: str = ""
     attempts: int = 4
     backoff_s: float = 0.5
+    timeout_s: float = _TIMEOUT_S
 
     def __post_init__(self) -> None:
         if (self.undo is None) != bool(self.why):
@@ -81,8 +79,8 @@ class Outcome:
 
 Hook = Callable[[str, str], None]
 
-# What to run in a thread, of which operation, and for which step.
-_Job = tuple[Callable[[Context, Step], None], Context, Step]
+# A step's name, and what to run for it.
+_Job = tuple[str, Task]
 
 
 class Engine:
@@ -112,7 +110,7 @@ class Engine:
         self._lease_s = lease_s
         self._hook = hook
         self._threads = threads
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="step")
+        self._pool = Pool(threads)
         self._lock = threading.RLock()
         self._in_flight: dict[str, set[str]] = {}
         self._stop = threading.Event()
@@ -125,7 +123,7 @@ class Engine:
         self._kicked.set()
 
     def stop(self) -> None:
-        """Ends `run` after the steps in flight; what is left goes on at the next start."""
+        """Ends `run` after the steps in flight, or their time; what is left goes on at the next start."""
         self._stop.set()
         self._kicked.set()
 
@@ -141,8 +139,8 @@ class Engine:
                     self._stop.wait(1)
                 self._kicked.wait(_IDLE_POLL_S)
             with self._lock:  # nobody is between deciding on steps and starting them
-                self._pool.shutdown(wait=False, cancel_futures=True)
-            self._pool.shutdown(wait=True)
+                self._pool.shutdown(wait=False)
+            self._pool.shutdown()
         with self._db.write() as tx:
             journal.release_leases(tx, owner=self._owner, now=self._db.now())
 
@@ -161,6 +159,7 @@ class Engine:
 
     def claim_and_advance(self) -> None:
         """Takes what is due, new operations as far as there is room, and starts its steps."""
+        self._pool.expire()
         with self._lock:
             room = max(0, self._threads - len(self._in_flight))
         now = self._db.now()
@@ -197,9 +196,9 @@ class Engine:
             if self._stop.is_set():
                 return
             flying = self._in_flight.setdefault(operation_id, set())
-            for run, context, step in self._next_jobs(operation_id, flying):
-                flying.add(step.name)
-                self._pool.submit(run, context, step)
+            for name, task in self._next_jobs(operation_id, flying):
+                flying.add(name)
+                self._pool.submit(task)
             if not flying:
                 del self._in_flight[operation_id]
 
@@ -209,7 +208,7 @@ class Engine:
                 return self._decide(tx, operation_id, flying)
         except journal.LostLeaseError:
             pass
-        except _DATABASE_AWAY:  # it is still ours, and due again before the lease ends
+        except DATABASE_AWAY:  # it is still ours, and due again before the lease ends
             log.exception("Operation %s could not be looked at", operation_id)
         except Exception as error:  # noqa: BLE001  # it would fail like this at every look
             if not flying:
@@ -218,7 +217,7 @@ class Engine:
 
     def _give_up(self, operation_id: str, error: Exception) -> None:
         """Ends an operation that cannot even be decided on, or whose outcome cannot be written."""
-        problem = _problem(_as_bmi_error(error, f"Operation {operation_id}"))
+        problem = problem_of(as_bmi_error(error, f"Operation {operation_id}"))
         try:
             with self._db.write() as tx:
                 operation = journal.load_owned(tx, operation_id, self._owner)
@@ -267,7 +266,8 @@ class Engine:
         for step in starting:
             started_at = step.started_at or now
             journal.change_step(tx, operation.id, step.seq, state=StepState.RUNNING, started_at=started_at)
-            jobs.append((self._do, Context(operation, results, started_at, self._tools), step))
+            context = Context(operation, results, started_at, self._tools)
+            jobs.append((step.name, self._task(context, step)))
         return jobs
 
     def _decide_undo(
@@ -286,7 +286,8 @@ class Engine:
             journal.park(tx, operation.id, self._owner, step.due_at)
             return []
         results = {s.name: s.result or {} for s in steps}
-        return [(self._undo, Context(operation, results, step.started_at or now, self._tools), step)]
+        context = Context(operation, results, step.started_at or now, self._tools)
+        return [(step.name, self._task(context, step, undo=True))]
 
     def _end_undone(self, tx: Connection, operation: Operation, steps: list[Step]) -> None:
         """A cancellation that left something behind has failed: what stays must not be forgotten."""
@@ -319,42 +320,62 @@ class Engine:
 
     # ---- one step -------------------------------------------------------------------------------
 
-    def _do(self, context: Context, step: Step) -> None:
-        changes: dict[str, Any]
-        try:
-            self._hook(step.name, "before")
-            result = self._types[step.name].do(context)
-            self._hook(step.name, "done")
-            if isinstance(result, Wait):
-                changes = {"state": StepState.WAITING, "due_at": result.until}
-            elif _is_plain(result):
-                changes = {"state": StepState.DONE, "result": result or {}, "problem": None}
-            else:
-                raise InternalError(f"Step {step.name} returned what is not plain JSON: {result!r}")
-        except Exception as error:  # noqa: BLE001  # whatever it was, it is the step's problem document
-            changes = self._after_error(context, step, _as_bmi_error(error, f"Step {step.name}"))
-        self._checkpoint(context, step, changes, "after")
+    def _task(self, context: Context, step: Step, *, undo: bool = False) -> Task:
+        """A step's do or undo, for the pool. One that does not end in time has failed for good: its thread
+        may still act, even beside its own undo or a retry, but what comes of it is not written down. What
+        it leaves in the world is what a release, or a deletion, removes.
+        """
+        kind = self._types.get(step.name)
+        timeout_s = kind.timeout_s if kind else _TIMEOUT_S
+        if undo:
+            run, failed, moment, what = self._undo, self._after_undo_error, "undo-after", "Undoing"
+        else:
+            run, failed, moment, what = self._do, self._after_error, "after", "Step"
+        what = f"{what} {step.name}"
 
-    def _undo(self, context: Context, step: Step) -> None:
-        changes: dict[str, Any] = {"state": StepState.UNDONE}
-        try:
-            self._hook(step.name, "undo-before")
-            undo = self._types[step.name].undo
-            if undo:
-                undo(context)
-            self._hook(step.name, "undo-done")
-        except Exception as caught:  # noqa: BLE001  # a later release, or a person, cleans up what stays
-            error = _as_bmi_error(caught, f"Undoing {step.name}")
-            attempts = step.attempts + 1
-            log.warning("Undoing %s of %s: %s", step.name, context.operation.subject_name, error)
-            if attempts < _UNDO_ATTEMPTS and error.retryable:
-                backoff_s = self._types[step.name].backoff_s
-                changes = {"attempts": attempts, "due_at": self._db.now() + backoff_s}
-            else:
-                changes["problem"] = _problem(error, step=step.name, undo=True)
-        self._checkpoint(context, step, changes, "undo-after")
+        def act() -> Changes:
+            try:
+                return run(context, step)
+            except Exception as error:  # noqa: BLE001  # whatever it was, it is the step's problem document
+                return failed(context, step, as_bmi_error(error, what))
 
-    def _after_error(self, context: Context, step: Step, error: BmiError) -> dict[str, Any]:
+        def too_late() -> Changes:
+            detail = f"{what} did not end within {timeout_s:g} s."
+            remedy = "See the log of the worker for what it waits for; then retry the operation."
+            return failed(context, step, TimedOutError(detail, retryable=False, remedy=remedy))
+
+        return Task(
+            act, too_late, lambda changes: self._checkpoint(context, step, changes, moment), timeout_s
+        )
+
+    def _do(self, context: Context, step: Step) -> Changes:
+        self._hook(step.name, "before")
+        result = self._types[step.name].do(context)
+        self._hook(step.name, "done")
+        if isinstance(result, Wait):
+            return {"state": StepState.WAITING, "due_at": result.until}
+        if not is_plain(result):
+            raise InternalError(f"Step {step.name} returned what is not plain JSON: {result!r}")
+        return {"state": StepState.DONE, "result": result or {}, "problem": None}
+
+    def _undo(self, context: Context, step: Step) -> Changes:
+        self._hook(step.name, "undo-before")
+        undo = self._types[step.name].undo
+        if undo:
+            undo(context)
+        self._hook(step.name, "undo-done")
+        return {"state": StepState.UNDONE}
+
+    def _after_undo_error(self, context: Context, step: Step, error: BmiError) -> Changes:
+        """A few tries; what stays then is cleaned up by a later release, or by a person."""
+        attempts = step.attempts + 1
+        log.warning("Undoing %s of %s: %s", step.name, context.operation.subject_name, error)
+        if attempts < _UNDO_ATTEMPTS and error.retryable:
+            backoff_s = self._types[step.name].backoff_s
+            return {"attempts": attempts, "due_at": self._db.now() + backoff_s}
+        return {"state": StepState.UNDONE, "problem": problem_of(error, step=step.name, undo=True)}
+
+    def _after_error(self, context: Context, step: Step, error: BmiError) -> Changes:
         kind = self._types.get(step.name)
         attempts, allowed = step.attempts + 1, kind.attempts if kind else 1
         again = error.retryable and attempts < allowed and not context.operation.cancel_requested
@@ -367,13 +388,13 @@ class Engine:
             allowed,
             error,
         )
-        changes = {"attempts": attempts, "problem": _problem(error, step=step.name)}
+        changes = {"attempts": attempts, "problem": problem_of(error, step=step.name)}
         if kind and again:
             due = self._db.now() + kind.backoff_s * 2 ** (attempts - 1)
             return changes | {"state": StepState.PENDING, "due_at": due}
         return changes | {"state": StepState.FAILED}
 
-    def _checkpoint(self, context: Context, step: Step, changes: dict[str, Any], moment: str) -> None:
+    def _checkpoint(self, context: Context, step: Step, changes: Changes, moment: str) -> None:
         operation_id = context.operation.id
         try:
             with self._db.write() as tx:
@@ -389,7 +410,7 @@ class Engine:
                 self._in_flight[operation_id].discard(step.name)
         self._advance(operation_id)
 
-    def _write_down(self, tx: Connection, step: Step, changes: dict[str, Any]) -> None:
+    def _write_down(self, tx: Connection, step: Step, changes: Changes) -> None:
         state = changes.get("state")
         if state in {StepState.DONE, StepState.FAILED}:
             changes["finished_at"] = self._db.now()
@@ -400,28 +421,3 @@ class Engine:
             if state is StepState.WAITING and current.due_at != step.due_at:
                 changes["due_at"] = self._db.now()  # woken while it was deciding to wait
         journal.change_step(tx, step.operation_id, step.seq, **changes)
-
-
-def _is_plain(value: object) -> bool:
-    try:
-        json.dumps(value, allow_nan=False)
-    except (TypeError, ValueError):
-        return False
-    return True
-
-
-def _problem(error: BmiError, **facts: object) -> Json:
-    """The problem document of an error, whatever its facts are."""
-    document = error.problem() | facts
-    return {key: value if _is_plain(value) else repr(value) for key, value in document.items()}
-
-
-def _as_bmi_error(error: Exception, what: str) -> BmiError:
-    if isinstance(error, BmiError):
-        return error
-    if isinstance(error, _DATABASE_AWAY):
-        return UnavailableError(f"{what} could not reach the database: {error}")
-    log.error("%s met a defect", what, exc_info=error)
-    return InternalError(
-        f"{what} met a defect: {type(error).__name__}: {error}", remedy="See the log of the worker."
-    )

@@ -63,7 +63,8 @@ class Guard:
 
     def look(self, *, uplinks: bool, patience_s: float | None = None) -> None:
         """One round over all networks that should be served; with `uplinks`, or when one of them is new or
-        its portal has got into trouble, over their feet as well. Networks that take longer than `patience_s` stay out of the next rounds until they are done.
+        its portal has got into trouble, over their feet as well. Networks that take longer than
+        `patience_s` stay out of the next rounds until they are done.
         """
         with self._tools.database.read() as tx:
             networks = _served(tx)

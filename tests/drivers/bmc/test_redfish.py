@@ -134,7 +134,10 @@ def test_a_bmc_that_answers_byte_by_byte_hangs_too(from_the: str) -> None:
     body = json.dumps(system("On")).encode()
     head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\n\r\n".encode()
     answer = (b"", head + body) if from_the == "head" else (head, body)
-    with dripping(*answer, pause_s=0.02) as url, pytest.raises(TimedOutError, match="does not answer") as caught:
+    with (
+        dripping(*answer, pause_s=0.02) as url,
+        pytest.raises(TimedOutError, match="does not answer") as caught,
+    ):
         _bmc(timeout_s=0.3).power_state(_access(url))
     assert caught.value.retryable
 

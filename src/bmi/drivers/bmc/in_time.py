@@ -55,6 +55,6 @@ class InTimeAdapter(HTTPAdapter):
     """Mounted into a session of requests, it makes a request's time-out that of the whole answer."""
 
     def get_connection_with_tls_context(self, *args: Any, **options: Any) -> Any:
-        pool = super().get_connection_with_tls_context(*args, **options)
+        pool: Any = super().get_connection_with_tls_context(*args, **options)
         pool.ConnectionCls = _Https if pool.scheme == "https" else _Http
         return pool

@@ -157,7 +157,8 @@ def _connector(access: BmcAccess, url: SplitResult, timeout_s: float) -> Connect
     # BMCs are spoken to directly: no proxy and no password file of the environment.
     http = connector._session  # noqa: SLF001  # sushy has no options for this
     http.trust_env = False
-    http.mount(f"{url.scheme}://", InTimeAdapter())
+    for scheme in ("http://", "https://"):
+        http.mount(scheme, InTimeAdapter())
     connector.set_http_basic_auth(access.username, access.password)
     return connector
 

@@ -18,6 +18,9 @@ from bmi.workflow.engine import Context, Outcome, StepType
 from bmi.workflow.room import require_room
 
 _GIB = 1 << 30
+_LONG_S = 3600
+# Far more than image.convert_timeout_s, which ends a conversion before.
+_CONVERT_TIMEOUT_S = 48 * 3600
 _ANOTHER_FILE = "Give the file of a whole disk, raw or qcow2."
 
 
@@ -97,9 +100,9 @@ def delete_snapshot(ctx: Context) -> Json:
 
 
 STEPS = (
-    StepType("convert_image", convert_image, undo_convert),
-    StepType("build_boot", build_boot, delete_boot),
-    StepType("commit_image", commit_image, delete_image),
+    StepType("convert_image", convert_image, undo_convert, timeout_s=_CONVERT_TIMEOUT_S),
+    StepType("build_boot", build_boot, delete_boot, timeout_s=_LONG_S),
+    StepType("commit_image", commit_image, delete_image, timeout_s=_LONG_S),
     StepType("delete_image", delete_image, why="what is deleted is gone"),
     StepType("delete_boot", delete_boot, why="what is deleted is gone"),
     StepType("snapshot_volume", snapshot_volume, undo_snapshot),

@@ -67,6 +67,9 @@ def clone_volume(ctx: Context) -> Json:
     if volume is None:
         return {}
     source = Ref("snapshot", volume.snapshot_id) if volume.snapshot_id else Ref("image", volume.image_id)
+    if volume.state is not ObjectState.READY and not volume.exported:
+        # A failed try may have booted from it, and its undo may have failed as well.
+        ctx.tools.storage.delete(Ref("volume", volume.id))
     require_room(ctx.tools)
     size_bytes = ctx.tools.storage.clone(source, volume.id)
     _set_volume(ctx, volume.id, state=ObjectState.READY, size_bytes=size_bytes)
@@ -77,8 +80,9 @@ def delete_volume(ctx: Context) -> Json:
     volume = _volume(ctx)
     if volume is None:
         return {}
-    ctx.tools.storage.delete(Ref("volume", volume.id))
+    # First of all, so that what could not be deleted is never taken for a fresh clone.
     _set_volume(ctx, volume.id, state=ObjectState.DELETING)
+    ctx.tools.storage.delete(Ref("volume", volume.id))
     return {"volume": volume.id}
 
 
