@@ -143,7 +143,7 @@ def test_encrypted_qcow2_is_refused(tmp_path: Path) -> None:
         "-f",
         "qcow2",
         "-o",
-        "encrypt.format=luks,encrypt.key-secret=key,encrypt.iter-time=10",
+        "encrypt.format=luks,encrypt.key-secret=key",
         path,
         "8M",
     )
