@@ -1,1 +1,1 @@
-"""TODO."""
+"""The REST edge: parses, calls a use case, shapes the answer; every error is a problem document."""
