@@ -151,7 +151,8 @@ def test_registering(place: Place, bmc: Bmc, mode: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("mode", "at_power_on"), [*((mode, False) for mode in BAD), *((mode, True) for mode in AT_POWER_ON)]
+    ("mode", "at_power_on"),
+    [*((mode, False) for mode in BAD), *((mode, True) for mode in sorted(AT_POWER_ON))],
 )
 def test_provisioning(place: Place, bmc: Bmc, mode: str, at_power_on: bool) -> None:
     place.succeeds(register(place, bmc))
