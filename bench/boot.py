@@ -3,7 +3,8 @@
 
 Both on the same virtual node, in the same run, over the same network, from the request to the login
 prompt on the serial console. The copy is done as installers do it: the firmware boots a small system from the
-network, which streams the raw image, holes included, onto the local disk and restarts from there. Needs root.
+network, which streams the raw image, holes included, onto the local disk, leaves the node's identity there for
+cloud-init (as BMI gives it too), and restarts from there. Needs root.
 
 Also: BMI's own share of a provision, from the request to the node having power (median of 10), and how much
 of the image the node reads.
@@ -28,7 +29,7 @@ import report
 
 from bmi.client import Client, has_ended
 from bmi.client.documents import Operation
-from bmi.domain.boot import Offer
+from bmi.domain.boot import Offer, meta_data, user_data
 from bmi.drivers.bmc import BmcAccess
 from bmi.drivers.bmc.redfish import create as open_bmc
 from bmi.drivers.switch.ovs import create as open_switch
@@ -60,11 +61,17 @@ _COPY_INIT = """\
 export PATH=/bin
 mkdir -p /proc /sys /dev
 mount -t proc proc /proc; mount -t sysfs sysfs /sys; mount -t devtmpfs devtmpfs /dev
-modprobe -a virtio_pci virtio_net virtio_blk
+modprobe -a virtio_pci virtio_net virtio_blk ext4
 until [ -e /sys/class/net/eth0 ] && [ -e /dev/vda ]; do usleep 100000; done
 ip link set eth0 up
 ip addr add @NODE@/24 dev eth0
 until wget -q -O - http://@SERVER@:8080/disk.raw | dd of=/dev/vda bs=4M iflag=fullblock oflag=direct; do sleep 1; done
+blockdev --rereadpt /dev/vda
+mkdir -p /mnt
+until mount -t ext4 /dev/vda2 /mnt; do sleep 1; done
+mkdir -p /mnt/var/lib/cloud/seed/nocloud
+cp /seed/* /mnt/var/lib/cloud/seed/nocloud/
+umount /mnt
 sync
 echo "copied after $(cut -d' ' -f1 /proc/uptime) s" > /dev/console
 reboot -f
@@ -181,9 +188,14 @@ def _prepare_copy(raw: Path, scratch: Path) -> Path:
         _COPY_INIT.replace("@NODE@", _COPY_NODE).replace("@SERVER@", str(IPv4Interface(_COPY_NET).ip))
     )
     (tree / "init").chmod(0o755)
+    (tree / "seed").mkdir()
+    identity = {"hostname": "n1", "ssh_keys": [], "user_data": ""}
+    (tree / "seed" / "meta-data").write_text(meta_data("copied", identity))
+    (tree / "seed" / "user-data").write_text(user_data(identity))
+    (tree / "seed" / "network-config").write_text("version: 1\nconfig: disabled\n")
     root = next(fs for fs in file_systems(raw) if fs.find("/lib/modules") or fs.find("/usr/lib/modules"))
     index = read_index(root, artefacts.kernel_version)
-    names = index.closure(["virtio_pci", "virtio_net", "virtio_blk"])
+    names = index.closure(["virtio_pci", "virtio_net", "virtio_blk", "ext4"])
     copy_modules(root, artefacts.kernel_version, index, names, tree)
     with (served / "overlay").open("wb") as out:
         write_cpio(tree, out)
