@@ -4,6 +4,7 @@ import functools
 import json
 import logging
 import os
+import secrets
 import signal
 import socket
 import threading
@@ -137,7 +138,8 @@ def serve(settings: Settings) -> None:
         STEPS,
         OUTCOMES,
         tools,
-        owner=f"{socket.gethostname()}:{os.getpid()}",
+        # Unique although containers share host names and process ids; 64 characters at most (store/schema).
+        owner=f"{socket.gethostname()[:40]}:{os.getpid()}:{secrets.token_hex(4)}",
         threads=settings.worker.threads,
         lease_s=settings.worker.lease_s,
     )
