@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from bmi.domain.nouns import NodeState, ObjectState
+from bmi.domain.nouns import BootSession, NodeState, ObjectState
 from bmi.domain.operations import OperationState
 from bmi.domain.plans import PLANS
 from bmi.drivers.storage import Ref
@@ -66,6 +66,21 @@ def test_a_disk_that_starts_its_own_boot_loader_is_up_when_the_firmware_has_its_
     with world.database.write() as tx:
         journal.add_event(tx, node_id="node-1", operation_id=None, at=1.0, stage="script")
     assert isinstance(await_up(context), dict)
+
+
+def test_no_boot_of_a_node_outlives_its_provision(world: World) -> None:
+    """The token of a disk that cannot report would otherwise stay good, and with it its CHAP secret."""
+    made = world.ask("provision")
+    with world.database.write() as tx:
+        records.images.update(tx, values={"boot": {"method": "sanboot"}})
+        operation = journal.operations.get(tx, made)
+        later = operation.created_at + 60
+        records.boot_sessions.insert(tx, BootSession("boot-1", "node-1", later, later + 900, None))
+        journal.add_event(tx, node_id="node-1", operation_id=made, at=later, stage="script")
+    run(world)
+    with world.database.read() as tx:
+        assert records.nodes.get(tx, "node-1").state is NodeState.ACTIVE
+        assert records.boot_sessions.get(tx, "boot-1").ended_at is not None
 
 
 def test_a_node_that_never_came_up_is_told_where_it_was_last_seen(world: World) -> None:

@@ -265,7 +265,8 @@ def _became(state: NodeState) -> Outcome:
         if state is NodeState.FREE:
             values["project_id"] = None
             forget_volume(tx, operation.subject_id)
-            _end_boots(tx, operation.subject_id, now)
+        # A boot that reported has ended already; one that cannot report (sanboot) ends here.
+        _end_boots(tx, operation.subject_id, now)
         records.nodes.update(tx, id=operation.subject_id, values=values)
 
     return Outcome(succeeded, _became_error)
