@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """How long until a bare node runs an image: BMI against writing the image to the node's local disk.
 
-Both on the same virtual node, in the same run, over the same network, from the request to the login
-prompt on the serial console. The copy is done as installers do it: the firmware boots a small system from the
+Both on the same virtual node, in the same run, over the same network, from the request until SSH answers: then
+the node has its identity and can be used. The copy is done as installers do it: the firmware boots a small system from the
 network, which streams the raw image, holes included, onto the local disk, leaves the node's identity there for
 cloud-init (as BMI gives it too), and restarts from there. Needs root.
 
@@ -49,7 +49,7 @@ from bmi.netboot.namespace import inside
 
 _IMAGE = "debian-12"
 _PORT = 7561
-_PROMPT = " login:"
+_SSH_PORT = 22
 _BOOT_TIMEOUT_S = 900
 _COPY_VLAN = 400
 _COPY_NET = "10.97.0.1/24"
@@ -135,12 +135,13 @@ def _step(operation: Operation, name: str) -> Any:
 
 
 def boot_with_bmi(client: Client, site: Site) -> tuple[float, int]:
-    """Seconds from the request to the login prompt, and the bytes that the node read by then."""
+    """Seconds from the request until SSH answers, and the bytes that the node read by then."""
     console = site.lab.nodes[0].console_path
     console.write_bytes(b"")
     began = time.monotonic()
     operation = client.provision_node("n1", image=_IMAGE, ssh_keys=[site.public_key()])
-    _await_prompt(console)
+    address = str(client.get_node("n1")["address"])
+    _await_ssh(site.netns_of("bench"), address, console)
     seconds = time.monotonic() - began
     finished(client, operation)
     read = checks.bytes_served(site, "n1")
@@ -149,7 +150,7 @@ def boot_with_bmi(client: Client, site: Site) -> tuple[float, int]:
 
 
 def boot_with_copy(site: Site, raw: Path, scratch: Path) -> float:
-    """Seconds from power-on to the login prompt of the image running from the local disk."""
+    """Seconds from power-on until SSH answers, the image running from the local disk."""
     lab = site.lab
     node = lab.nodes[0]
     uplink = open_uplink(bridge=lab.bridge, db=lab.switch_db, netns=lab.netns)
@@ -167,7 +168,7 @@ def boot_with_copy(site: Site, raw: Path, scratch: Path) -> float:
         began = time.monotonic()
         bmc.boot_network_once(access)
         bmc.power_on(access)
-        _await_prompt(node.console_path)
+        _await_ssh(foot.netns, _COPY_NODE, node.console_path)
         seconds = time.monotonic() - began
     bmc.power_off(access)
     switch.close(node.switch_port)
@@ -265,14 +266,23 @@ def _installer(foot: Foot, served: Path) -> Iterator[None]:
         solicitations.close()
 
 
-def _await_prompt(console: Path) -> None:
+def _await_ssh(netns: str, address: str, console: Path) -> None:
     deadline = time.monotonic() + _BOOT_TIMEOUT_S
     while time.monotonic() < deadline:
-        if _PROMPT in console.read_text(encoding="utf-8", errors="replace"):
+        if inside(netns, lambda: _greets(address)):
             return
         time.sleep(0.25)
     tail = "\n".join(console.read_text(encoding="utf-8", errors="replace").splitlines()[-20:])
-    raise TimedOutError(f"No login prompt within {_BOOT_TIMEOUT_S} s; the console ends with:\n{tail}")
+    raise TimedOutError(f"SSH did not answer within {_BOOT_TIMEOUT_S} s; the console ends with:\n{tail}")
+
+
+def _greets(address: str) -> bool:
+    """Whether an SSH server says its version (RFC 4253, section 4.2)."""
+    try:
+        with socket.create_connection((address, _SSH_PORT), timeout=1) as connection:
+            return connection.recv(4) == b"SSH-"
+    except OSError:
+        return False
 
 
 if __name__ == "__main__":

@@ -135,18 +135,12 @@ def test_external_data_file_is_refused(tmp_path: Path) -> None:
 
 def test_encrypted_qcow2_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "secret.qcow2"
-    secret = "secret,id=key,data=1234"
-    qemu_img(
-        "create",
-        "--object",
-        secret,
-        "-f",
-        "qcow2",
-        "-o",
-        "encrypt.format=luks,encrypt.key-secret=key",
-        path,
-        "8M",
-    )
+    qemu_img("create", "-f", "qcow2", path, "8M")
+    with path.open("r+b") as file:
+        file.seek(
+            32
+        )  # crypt_method; by hand, because qemu-img measures the processor and fails on a busy one
+        file.write((2).to_bytes(4, "big"))
     refused(path, tmp_path, "encrypted")
 
 

@@ -92,8 +92,7 @@ class LabSystems(AbstractSystemsDriver):  # type: ignore[misc]  # sushy-tools ha
         return self.machine(identity).node.memory_mib / 1024
 
     def get_total_cpus(self, identity: str) -> int:
-        self.machine(identity)
-        return 1
+        return self.machine(identity).node.cpus
 
     def get_nics(self, identity: str) -> list[dict[str, str]]:
         mac = self.machine(identity).node.mac

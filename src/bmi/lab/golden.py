@@ -20,7 +20,7 @@ DEFAULT_CACHE = Path("/var/cache/bmi")
 
 CODENAME = "bookworm"
 _PACKAGES = (
-    "linux-image-amd64,systemd-sysv,udev,dbus,openssh-server,cloud-init,open-iscsi,"
+    "linux-image-amd64,systemd-sysv,udev,dbus,openssh-server,cloud-init,"
     "iproute2,iputils-ping,netbase,libnss-myhostname,procps,sudo,kmod"
 )
 # Nothing on a lab node reads manuals or speaks another language; copyright files stay, as Debian asks.
@@ -181,6 +181,7 @@ menuentry "Debian" {{
         "etc/machine-id": "",
         "boot/grub/grub.cfg": grub,
         "etc/cloud/cloud.cfg.d/90_lab.cfg": _CLOUD_INIT,
+        "etc/cloud/ds-identify.cfg": "policy: enabled\n",  # no search of the hardware for a cloud
         "etc/systemd/network/80-dhcp.network": dhcp,
     }
     for name, content in files.items():
@@ -194,7 +195,6 @@ menuentry "Debian" {{
     for listing in (tree / "etc/apt/sources.list.d").glob("*"):
         listing.unlink()
     shutil.rmtree(tree / "var/lib/apt/lists", ignore_errors=True)
-    (tree / "etc/iscsi/initiatorname.iscsi").unlink(missing_ok=True)
     run(["systemctl", f"--root={tree}", "enable", "systemd-networkd"])
     # A lab network leads nowhere and a lab node lives for minutes: these would only keep it busy.
     idle = ["apt-daily.timer", "apt-daily-upgrade.timer", "e2scrub_reap.service", "e2scrub_all.timer"]

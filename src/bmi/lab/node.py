@@ -124,7 +124,8 @@ def _command(node: NodeSpec, first: BootDevice) -> list[str | Path]:
     command: list[str | Path] = [
         "qemu-system-x86_64",
         *("-name", f"bmi-lab-{node.name}", "-uuid", node.uuid),
-        *("-machine", "q35,accel=tcg,graphics=off", "-cpu", "qemu64", "-m", str(node.memory_mib)),
+        *("-machine", "q35,accel=tcg,graphics=off", "-cpu", "qemu64"),
+        *("-smp", str(node.cpus), "-m", str(node.memory_mib)),
         *("-nodefaults", "-no-user-config", "-display", "none"),
         *("-daemonize", "-pidfile", at / "qemu.pid"),
         *("-action", "reboot=shutdown", "-boot", "menu=off,reboot-timeout=5000"),

@@ -18,7 +18,7 @@ _SOCKET_PATH_BYTES = 107
 
 @dataclass(frozen=True)
 class NodeSpec:
-    """One node's hardware."""
+    """One node's hardware; two processors, because no server has one and an OS starts services side by side."""
 
     name: str
     mac: str
@@ -27,6 +27,7 @@ class NodeSpec:
     memory_mib: int
     disk_gib: int
     directory: Path
+    cpus: int = 2
 
     @property
     def console_path(self) -> Path:
