@@ -72,6 +72,7 @@ _IMAGE = Image(
 )
 _VOLUME = Volume(
     id="volume-1",
+    name="n1",
     project_id=_PROJECT.id,
     node_id=_NODE.id,
     network_id=_NETWORK.id,

@@ -92,13 +92,13 @@ def test_a_read_sees_one_moment_on_sqlite(database: Database) -> None:
     with database.read() as before:
         assert before.execute(schema.projects.select()).all() == []
         with database.write() as tx:
-            tx.execute(schema.projects.insert().values(id="p", name="p", created_at=1.0))
+            tx.execute(schema.projects.insert().values(id="p", name="p", quota={}, created_at=1.0))
         assert before.execute(schema.projects.select()).all() == []
 
 
 def test_many_threads_write_without_losing_a_turn(database: Database) -> None:
     with database.write() as tx:
-        tx.execute(schema.projects.insert().values(id="p", name="p", created_at=0.0))
+        tx.execute(schema.projects.insert().values(id="p", name="p", quota={}, created_at=0.0))
 
     def add() -> None:
         for _ in range(10):

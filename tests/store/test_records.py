@@ -122,10 +122,11 @@ TAKEN: list[tuple[Gateway[Any], Any, str]] = [
     (records.nics, rows.nic(id="x", name="x", port="x"), "mac: another node"),
     (records.nics, rows.nic(id="x", name="x", mac="52:54:00:00:00:02"), "port: another node is cabled"),
     (records.nics, rows.nic(id="x", mac="52:54:00:00:00:02", port="x"), "The node has a NIC of this name"),
-    (records.images, rows.image(id="x"), "An image of this name"),
-    (records.images, rows.image(id="x", name="site", project_id=None), "An image of this name"),
+    (records.images, rows.image(id="x"), "This version of the image"),
+    (records.images, rows.image(id="x", name="site", project_id=None), "This version of the image"),
     (records.snapshots, rows.snapshot(id="x"), "A snapshot of this name"),
-    (records.volumes, rows.volume(id="x"), "The node has a volume"),
+    (records.volumes, rows.volume(id="x", node_id=None), "A volume of this name"),
+    (records.volumes, rows.volume(id="x", name="x"), "The node has a volume"),
     (records.boot_sessions, rows.boot_session(id="x"), "The node has a live boot"),
 ]
 
@@ -145,7 +146,7 @@ def test_what_a_person_typed_is_not_taken_for_the_name_of_a_rule(database: Datab
     with database.write() as tx:
         fill(tx)
         records.images.insert(tx, replace(record, id="x"))
-    with pytest.raises(AlreadyExistsError, match="An image of this name"), database.write() as tx:
+    with pytest.raises(AlreadyExistsError, match="This version of the image"), database.write() as tx:
         records.images.insert(tx, replace(record, id="y"))
 
 

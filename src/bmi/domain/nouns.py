@@ -37,9 +37,12 @@ class Role(StrEnum):
 
 @dataclass(frozen=True)
 class Project:
+    """A tenant. `quota` holds the limits that are set; what is not in it is unlimited."""
+
     id: str
     name: str
     created_at: float
+    quota: Json = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -111,7 +114,10 @@ class Nic:
 
 @dataclass(frozen=True)
 class Image:
-    """A golden image. `boot` holds what `bmi.image.bootable` found (see BootArtefacts)."""
+    """One immutable version of a golden image. `boot` holds what `bmi.image.bootable` found (see
+    BootArtefacts), `origin` what it was made from: a `kind` (file, url, image, snapshot, volume or rbd), the
+    `name` that people know it by and, where it has one, its `id`.
+    """
 
     id: str
     name: str
@@ -123,15 +129,27 @@ class Image:
     sha256: str | None
     boot: Json | None
     created_at: float
+    version: int = 1
+    protected: bool = False
+    os_name: str | None = None
+    description: str = ""
+    labels: dict[str, str] = field(default_factory=dict)
+    origin: Json | None = None
+    created_by: str = ""
+    unique_bytes: int | None = None
+    measured_at: float | None = None
 
 
 @dataclass(frozen=True)
 class Volume:
-    """A node's writable clone. `chap_secret` is sealed; `exported` is what should be, not what is."""
+    """A node's writable clone, or one that was detached from its node and waits for another. `chap_secret` is
+    sealed; `exported` is what should be, not what is; `seed` is its identity.
+    """
 
     id: str
+    name: str
     project_id: str
-    node_id: str
+    node_id: str | None
     network_id: str
     image_id: str
     snapshot_id: str | None
@@ -141,6 +159,8 @@ class Volume:
     chap_secret: str = field(repr=False)
     seed: Json
     created_at: float
+    unique_bytes: int | None = None
+    measured_at: float | None = None
 
 
 @dataclass(frozen=True)
@@ -156,6 +176,8 @@ class Snapshot:
     state: ObjectState
     size_bytes: int
     created_at: float
+    unique_bytes: int | None = None
+    measured_at: float | None = None
 
 
 @dataclass(frozen=True)

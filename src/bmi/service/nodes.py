@@ -177,6 +177,7 @@ def provision_node(
         tx.execute(schema.addresses.insert().values(nic_id=nic.id, network_id=network.id, ip=address))
         volume = Volume(
             id=new_id(),
+            name=name,
             project_id=project.id,
             node_id=node.id,
             network_id=network.id,

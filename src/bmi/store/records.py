@@ -28,10 +28,14 @@ _TAKEN = {
     ("nics_mac", "nics.mac"): "mac: another node has this address.",
     ("nics_node_name", "nics.node_id, nics.name"): "The node has a NIC of this name.",
     ("nics_switch_port", "nics.switch_id, nics.port"): "port: another node is cabled to this switch port.",
-    ("images_name", "images_name_site", "images.project_id, images.name", "images.name"): (
-        "An image of this name exists."
-    ),
+    (
+        "images_name",
+        "images_name_site",
+        "images.project_id, images.name, images.version",
+        "images.name, images.version",
+    ): "This version of the image exists.",
     ("snapshots_name", "snapshots.project_id, snapshots.name"): "A snapshot of this name exists.",
+    ("volumes_name", "volumes.project_id, volumes.name"): "A volume of this name exists.",
     ("volumes_node", "volumes.node_id"): "The node has a volume already.",
     ("boot_sessions_live", "boot_sessions.node_id"): "The node has a live boot already.",
 }

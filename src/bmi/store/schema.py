@@ -47,6 +47,7 @@ projects = Table(
     metadata,
     Column("id", _ID, primary_key=True),
     Column("name", _NAME, nullable=False),
+    Column("quota", JSON, nullable=False),
     _created_at(),
     Index("projects_name", "name", unique=True),
 )
@@ -145,24 +146,43 @@ images = Table(
     metadata,
     Column("id", _ID, primary_key=True),
     Column("name", _NAME, nullable=False),
+    Column("version", Integer, nullable=False),
     Column("project_id", _ID, ForeignKey("projects.id")),
     Column("public", Boolean, nullable=False),
+    Column("protected", Boolean, nullable=False),
     Column("state", _enum(ObjectState), nullable=False),
     Column("format", String(16)),
     Column("size_bytes", BigInteger),
     Column("sha256", String(64)),
     Column("boot", _JSON),
+    Column("os_name", Text),
+    Column("description", Text, nullable=False),
+    Column("labels", JSON, nullable=False),
+    Column("origin", _JSON),
+    Column("created_by", _NAME, nullable=False),
+    Column("unique_bytes", BigInteger),
+    Column("measured_at", Double),
     _created_at(),
+    CheckConstraint("version >= 1", name="version_range"),
 )
-Index("images_name", images.c.project_id, images.c.name, unique=True)
+Index("images_name", images.c.project_id, images.c.name, images.c.version, unique=True)
 # NULLs are distinct in a unique index, so images of no project need a rule of their own.
 _OF_NO_PROJECT = text("project_id IS NULL")
 Index(
     "images_name_site",
     images.c.name,
+    images.c.version,
     unique=True,
     sqlite_where=_OF_NO_PROJECT,
     postgresql_where=_OF_NO_PROJECT,
+)
+
+# The projects, beside its own, that may use an image which is not public.
+image_shares = Table(
+    "image_shares",
+    metadata,
+    Column("image_id", _ID, ForeignKey("images.id", ondelete="CASCADE"), primary_key=True),
+    Column("project_id", _ID, ForeignKey("projects.id", ondelete="CASCADE"), primary_key=True),
 )
 
 snapshots = Table(
@@ -177,6 +197,8 @@ snapshots = Table(
     Column("image_id", _ID, ForeignKey("images.id"), nullable=False),
     Column("state", _enum(ObjectState), nullable=False),
     Column("size_bytes", BigInteger, nullable=False),
+    Column("unique_bytes", BigInteger),
+    Column("measured_at", Double),
     _created_at(),
     Index("snapshots_name", "project_id", "name", unique=True),
 )
@@ -185,8 +207,10 @@ volumes = Table(
     "volumes",
     metadata,
     Column("id", _ID, primary_key=True),
+    Column("name", _NAME, nullable=False),
     Column("project_id", _ID, ForeignKey("projects.id"), nullable=False),
-    Column("node_id", _ID, ForeignKey("nodes.id"), nullable=False),
+    # NULL: detached; it keeps its data and its identity until another node gets it.
+    Column("node_id", _ID, ForeignKey("nodes.id")),
     Column("network_id", _ID, ForeignKey("networks.id"), nullable=False),
     Column("image_id", _ID, ForeignKey("images.id"), nullable=False),
     Column("snapshot_id", _ID, ForeignKey("snapshots.id")),
@@ -195,7 +219,10 @@ volumes = Table(
     Column("exported", Boolean, nullable=False),
     Column("chap_secret", Text, nullable=False),
     Column("seed", JSON, nullable=False),
+    Column("unique_bytes", BigInteger),
+    Column("measured_at", Double),
     _created_at(),
+    Index("volumes_name", "project_id", "name", unique=True),
     # A node boots one volume, and no other writes to it.
     Index("volumes_node", "node_id", unique=True),
 )

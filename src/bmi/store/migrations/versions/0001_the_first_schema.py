@@ -68,6 +68,7 @@ def upgrade() -> None:  # noqa: PLR0915  # as many statements as the schema has 
         "projects",
         sa.Column("id", sa.String(length=32), nullable=False),
         sa.Column("name", sa.String(length=100), nullable=False),
+        sa.Column("quota", sa.JSON(), nullable=False),
         sa.Column("created_at", sa.Double(), nullable=False),
         sa.PrimaryKeyConstraint("id"),
     )
@@ -90,8 +91,10 @@ def upgrade() -> None:  # noqa: PLR0915  # as many statements as the schema has 
         "images",
         sa.Column("id", sa.String(length=32), nullable=False),
         sa.Column("name", sa.String(length=100), nullable=False),
+        sa.Column("version", sa.Integer(), nullable=False),
         sa.Column("project_id", sa.String(length=32), nullable=True),
         sa.Column("public", sa.Boolean(), nullable=False),
+        sa.Column("protected", sa.Boolean(), nullable=False),
         sa.Column(
             "state",
             sa.Enum(
@@ -103,15 +106,23 @@ def upgrade() -> None:  # noqa: PLR0915  # as many statements as the schema has 
         sa.Column("size_bytes", sa.BigInteger(), nullable=True),
         sa.Column("sha256", sa.String(length=64), nullable=True),
         sa.Column("boot", sa.JSON(), nullable=True),
+        sa.Column("os_name", sa.Text(), nullable=True),
+        sa.Column("description", sa.Text(), nullable=False),
+        sa.Column("labels", sa.JSON(), nullable=False),
+        sa.Column("origin", sa.JSON(), nullable=True),
+        sa.Column("created_by", sa.String(length=100), nullable=False),
+        sa.Column("unique_bytes", sa.BigInteger(), nullable=True),
+        sa.Column("measured_at", sa.Double(), nullable=True),
         sa.Column("created_at", sa.Double(), nullable=False),
+        sa.CheckConstraint("version >= 1", name=op.f("ck_images_version_range")),
         sa.ForeignKeyConstraint(["project_id"], ["projects.id"]),
         sa.PrimaryKeyConstraint("id"),
     )
     with op.batch_alter_table("images", schema=None) as batch_op:
-        batch_op.create_index("images_name", ["project_id", "name"], unique=True)
+        batch_op.create_index("images_name", ["project_id", "name", "version"], unique=True)
         batch_op.create_index(
             "images_name_site",
-            ["name"],
+            ["name", "version"],
             unique=True,
             sqlite_where=sa.text("project_id IS NULL"),
             postgresql_where=sa.text("project_id IS NULL"),
@@ -295,6 +306,8 @@ def upgrade() -> None:  # noqa: PLR0915  # as many statements as the schema has 
             nullable=False,
         ),
         sa.Column("size_bytes", sa.BigInteger(), nullable=False),
+        sa.Column("unique_bytes", sa.BigInteger(), nullable=True),
+        sa.Column("measured_at", sa.Double(), nullable=True),
         sa.Column("created_at", sa.Double(), nullable=False),
         sa.ForeignKeyConstraint(["image_id"], ["images.id"]),
         sa.ForeignKeyConstraint(["project_id"], ["projects.id"]),
@@ -303,6 +316,14 @@ def upgrade() -> None:  # noqa: PLR0915  # as many statements as the schema has 
     with op.batch_alter_table("snapshots", schema=None) as batch_op:
         batch_op.create_index("snapshots_name", ["project_id", "name"], unique=True)
 
+    op.create_table(
+        "image_shares",
+        sa.Column("image_id", sa.String(length=32), nullable=False),
+        sa.Column("project_id", sa.String(length=32), nullable=False),
+        sa.ForeignKeyConstraint(["image_id"], ["images.id"], ondelete="CASCADE"),
+        sa.ForeignKeyConstraint(["project_id"], ["projects.id"], ondelete="CASCADE"),
+        sa.PrimaryKeyConstraint("image_id", "project_id"),
+    )
     op.create_table(
         "addresses",
         sa.Column("nic_id", sa.String(length=32), nullable=False),
@@ -318,8 +339,9 @@ def upgrade() -> None:  # noqa: PLR0915  # as many statements as the schema has 
     op.create_table(
         "volumes",
         sa.Column("id", sa.String(length=32), nullable=False),
+        sa.Column("name", sa.String(length=100), nullable=False),
         sa.Column("project_id", sa.String(length=32), nullable=False),
-        sa.Column("node_id", sa.String(length=32), nullable=False),
+        sa.Column("node_id", sa.String(length=32), nullable=True),
         sa.Column("network_id", sa.String(length=32), nullable=False),
         sa.Column("image_id", sa.String(length=32), nullable=False),
         sa.Column("snapshot_id", sa.String(length=32), nullable=True),
@@ -334,6 +356,8 @@ def upgrade() -> None:  # noqa: PLR0915  # as many statements as the schema has 
         sa.Column("exported", sa.Boolean(), nullable=False),
         sa.Column("chap_secret", sa.Text(), nullable=False),
         sa.Column("seed", sa.JSON(), nullable=False),
+        sa.Column("unique_bytes", sa.BigInteger(), nullable=True),
+        sa.Column("measured_at", sa.Double(), nullable=True),
         sa.Column("created_at", sa.Double(), nullable=False),
         sa.ForeignKeyConstraint(["image_id"], ["images.id"]),
         sa.ForeignKeyConstraint(["network_id"], ["networks.id"]),
@@ -343,6 +367,7 @@ def upgrade() -> None:  # noqa: PLR0915  # as many statements as the schema has 
         sa.PrimaryKeyConstraint("id"),
     )
     with op.batch_alter_table("volumes", schema=None) as batch_op:
+        batch_op.create_index("volumes_name", ["project_id", "name"], unique=True)
         batch_op.create_index("volumes_node", ["node_id"], unique=True)
 
     # ### end Alembic commands ###
