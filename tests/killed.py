@@ -5,19 +5,33 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 
-_EFFECTS = {"open", "os.link", "os.rename", "os.remove", "os.truncate", "os.chmod", "os.mkdir", "fcntl.ioctl"}
-_EFFECTS |= {"fcntl.flock", "subprocess.Popen"}
-_MOST_EFFECTS = 200
+EFFECTS = frozenset(
+    [
+        "open",
+        "os.link",
+        "os.rename",
+        "os.remove",
+        "os.truncate",
+        "os.chmod",
+        "os.mkdir",
+        "fcntl.ioctl",
+        "fcntl.flock",
+        "subprocess.Popen",
+    ]
+)
+# What the Ceph driver tells of what it makes librbd do.
+CEPH_EFFECTS = frozenset(["os.remove", "os.rename", "bmi.ceph"])
+_MOST_EFFECTS = 1000
 
 
-def at_each_effect(action: Callable[[], object]) -> Iterator[int]:
+def at_each_effect(action: Callable[[], object], *, effects: frozenset[str] = EFFECTS) -> Iterator[int]:
     """Runs `action` in a child process that is killed (SIGKILL) just before its n-th effect on the world;
-    yields n after each death, until a child gets through.
+    yields n after each death, until a child gets through. `effects` are the audit events that count.
     """
     for effect in range(1, _MOST_EFFECTS):
         child = os.fork()
         if child == 0:
-            _run_killed(action, effect)
+            _run_killed(action, effect, effects)
         _, status = os.waitpid(child, 0)
         if os.WIFEXITED(status):
             assert os.WEXITSTATUS(status) == 0, "the child failed by itself"
@@ -27,12 +41,12 @@ def at_each_effect(action: Callable[[], object]) -> Iterator[int]:
     raise AssertionError(f"no end after {_MOST_EFFECTS} effects")
 
 
-def _run_killed(action: Callable[[], object], effect: int) -> None:
+def _run_killed(action: Callable[[], object], effect: int, effects: frozenset[str]) -> None:
     left = effect
 
     def count(event: str, _arguments: object) -> None:
         nonlocal left
-        if event in _EFFECTS:
+        if event in effects:
             left -= 1
             if left == 0:
                 os.kill(os.getpid(), signal.SIGKILL)

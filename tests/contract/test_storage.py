@@ -1,269 +1,255 @@
-"""What every storage driver promises, on the fake and on each file system that the local one can stand on."""
+"""What every storage driver promises, call by call; on each store that conftest.py knows."""
 
-import os
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from itertools import count
-from pathlib import Path
+from collections.abc import Callable, Sequence
 
 import pytest
 
-from bmi.drivers import load
-from bmi.drivers.storage import Ref, Storage
-from bmi.drivers.storage.local import unmount
+from bmi.drivers.storage import Extent, Ref, Storage, StoredObject
 from bmi.errors import DriverError
-from tests.file_systems import mounted
-from tests.killed import at_each_effect
-
-SIZE = 3 << 20
-GOLDEN = b"golden" * 1000
-IMAGE, VOLUME, SNAPSHOT = Ref("image", "i-1"), Ref("volume", "v-1"), Ref("snapshot", "s-1")
-
-real = pytest.mark.real
-_names = count()
-
-
-@pytest.fixture(
-    scope="module",
-    params=["fake", *(pytest.param(kind, marks=real) for kind in ("xfs", "btrfs", "ext4"))],
+from tests.contract.stores import (
+    IMAGE,
+    OTHER_VOLUME,
+    SNAPSHOT,
+    STAGED_IMAGE,
+    VOLUME,
+    Place,
+    contents,
+    read,
+    stage,
+    write,
 )
-def place(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[str, Path]]:
-    """The driver's name and a directory on the file system to try it on."""
-    directory = tmp_path_factory.mktemp("storage")
-    if request.param == "fake":
-        yield "fake", directory
-    else:
-        with mounted(directory, request.param) as mount_point:
-            yield "local", mount_point
-
-
-@pytest.fixture
-def storage(place: tuple[str, Path]) -> Iterator[Storage]:
-    """An empty store."""
-    driver, directory = place
-    path = directory / f"store-{next(_names)}"
-    options = {"root": str(path)} if driver == "fake" else {"path": str(path), "size_gib": 1}
-    yield load("storage", driver)(**options)
-    if driver == "local":
-        unmount(path)
-
-
-@pytest.fixture
-def with_image(storage: Storage) -> Storage:
-    """A store that holds IMAGE."""
-    stage(storage)
-    storage.commit_image(IMAGE.id)
-    return storage
-
-
-def stage(storage: Storage) -> None:
-    """Writes a sparse disk of SIZE with GOLDEN at both ends where an import would."""
-    with storage.staging_path(IMAGE.id).open("wb") as file:
-        file.write(GOLDEN)
-        file.seek(SIZE - len(GOLDEN))
-        file.write(GOLDEN)
-
-
-def file_of(storage: Storage, ref: Ref) -> Path:
-    path = storage.local_path(ref)
-    assert path is not None
-    return path
-
-
-def is_golden(storage: Storage, ref: Ref) -> bool:
-    content = file_of(storage, ref).read_bytes()
-    return content == GOLDEN + bytes(SIZE - 2 * len(GOLDEN)) + GOLDEN
-
-
-def write(storage: Storage, volume_id: str, data: bytes, offset: int = 0) -> None:
-    """Writes as an export does: to the backing of the volume."""
-    backing = storage.backing(volume_id)
-    assert backing.kind == "file"
-    with Path(backing.location).open("r+b") as file:
-        file.seek(offset)
-        file.write(data)
 
 
 def names(storage: Storage) -> set[str]:
     return {found.ref.outside_name for found in storage.list()}
 
 
+def covers(extents: Sequence[Extent], offset: int, length: int) -> bool:
+    return any(e.offset <= offset and offset + length <= e.offset + e.length for e in extents)
+
+
 def test_an_empty_store_works_and_says_what_it_is(storage: Storage) -> None:
     assert "store" in storage.check()
     assert list(storage.list()) == []
+    assert list(storage.list_staged()) == []
     space = storage.space()
     assert 0 < space.free_bytes <= space.total_bytes
 
 
-def test_an_image_is_seen_only_when_committed(storage: Storage) -> None:
-    stage(storage)
+# ---- import and list ---------------------------------------------------------------------------------
+
+
+def test_an_image_is_seen_only_when_committed(storage: Storage, place: Place) -> None:
+    content = b"content".ljust(2 * place.unit, b"\0")
+    stage(storage, IMAGE.id, content)
     assert names(storage) == set()
     assert storage.list_staged() == [IMAGE.id]
-    assert storage.commit_image(IMAGE.id) == SIZE
-    assert storage.list_staged() == []
-    assert [(found.ref, found.size_bytes) for found in storage.list()] == [(IMAGE, SIZE)]
-    assert is_golden(storage, IMAGE)
+    assert storage.commit_image(IMAGE.id) == len(content)
+    assert list(storage.list()) == [StoredObject(IMAGE, len(content))]
+    assert read(storage, IMAGE) == content
+    assert list(storage.list_staged()) == []
     assert not storage.staging_path(IMAGE.id).exists()
 
 
-def test_committing_again_changes_nothing(with_image: Storage) -> None:
-    assert with_image.commit_image(IMAGE.id) == SIZE
-    with_image.staging_path(IMAGE.id).write_bytes(bytes(512))
-    assert with_image.commit_image(IMAGE.id) == SIZE
-    assert is_golden(with_image, IMAGE)
-    assert not with_image.staging_path(IMAGE.id).exists()
+def test_committing_again_changes_nothing(furnished: Storage) -> None:
+    before = contents(furnished)
+    furnished.staging_path(IMAGE.id).write_bytes(bytes(512))
+    assert furnished.commit_image(IMAGE.id) == len(before[IMAGE])
+    assert contents(furnished) == before
+    assert not furnished.staging_path(IMAGE.id).exists()
 
 
-def test_committing_nothing_fails(storage: Storage) -> None:
-    with pytest.raises(DriverError) as caught:
-        storage.commit_image("never-staged")
-    assert not caught.value.retryable
-    assert names(storage) == set()
+def test_staging_can_be_discarded_twice(furnished: Storage) -> None:
+    furnished.discard_staging(STAGED_IMAGE.id)
+    furnished.discard_staging(STAGED_IMAGE.id)
+    assert list(furnished.list_staged()) == []
 
 
-def test_staging_can_be_discarded_twice(storage: Storage) -> None:
-    stage(storage)
-    storage.discard_staging(IMAGE.id)
-    storage.discard_staging(IMAGE.id)
-    assert not storage.staging_path(IMAGE.id).exists()
+# ---- clone, snapshot, promote, delete ------------------------------------------------------------------
 
 
-def test_a_clone_is_the_image_and_does_not_write_to_it(with_image: Storage) -> None:
-    assert with_image.clone(IMAGE, VOLUME.id) == SIZE
-    assert is_golden(with_image, VOLUME)
-    write(with_image, VOLUME.id, b"changed")
-    assert file_of(with_image, VOLUME).read_bytes().startswith(b"changed")
-    assert is_golden(with_image, IMAGE)
+def test_a_clone_does_not_write_to_what_it_was_made_from(furnished: Storage) -> None:
+    before = contents(furnished)
+    for source in (IMAGE, SNAPSHOT, VOLUME):
+        assert furnished.clone(source, OTHER_VOLUME.id) == len(before[source])
+        write(furnished, OTHER_VOLUME.id, 0, b"changed")
+        assert furnished.clone(source, OTHER_VOLUME.id) == len(before[source]), "there is one already"
+        assert read(furnished, OTHER_VOLUME) == b"changed" + before[source][7:]
+        furnished.delete(OTHER_VOLUME)
+    assert contents(furnished) == before
 
 
-def test_cloning_again_keeps_what_was_written(with_image: Storage) -> None:
-    with_image.clone(IMAGE, VOLUME.id)
-    write(with_image, VOLUME.id, b"changed")
-    assert with_image.clone(IMAGE, VOLUME.id) == SIZE
-    assert file_of(with_image, VOLUME).read_bytes().startswith(b"changed")
+def test_a_larger_clone_reads_as_zeros_behind_its_source(furnished: Storage, place: Place) -> None:
+    content = read(furnished, IMAGE)
+    assert furnished.clone(IMAGE, "v-2", size_bytes=5 * place.unit) == 5 * place.unit
+    assert read(furnished, OTHER_VOLUME) == content + bytes(2 * place.unit)
+    assert furnished.clone(IMAGE, "v-3", size_bytes=place.unit) == len(content)
 
 
-def test_a_snapshot_freezes_a_volume_in_use(with_image: Storage) -> None:
-    with_image.clone(IMAGE, VOLUME.id)
-    with file_of(with_image, VOLUME).open("r+b", buffering=0) as in_use:
-        in_use.write(b"before")
-        assert with_image.snapshot(VOLUME.id, SNAPSHOT.id) == SIZE
-        in_use.write(b"after")
-        assert with_image.snapshot(VOLUME.id, SNAPSHOT.id) == SIZE
-    assert file_of(with_image, SNAPSHOT).read_bytes().startswith(b"before" + GOLDEN[6:20])
-    assert with_image.clone(SNAPSHOT, "v-2") == SIZE
-    write(with_image, "v-2", b"second")
-    assert file_of(with_image, SNAPSHOT).read_bytes().startswith(b"before")
-    assert names(with_image) == {"bmi-image-i-1", "bmi-volume-v-1", "bmi-volume-v-2", "bmi-snapshot-s-1"}
+def test_a_snapshot_stays_as_the_volume_was(furnished: Storage) -> None:
+    frozen = read(furnished, SNAPSHOT)
+    write(furnished, VOLUME.id, 0, b"later")
+    assert furnished.snapshot(VOLUME.id, SNAPSHOT.id) == len(frozen), "there is one already"
+    assert read(furnished, SNAPSHOT) == frozen
 
 
-def test_what_was_made_from_an_object_outlives_it(with_image: Storage) -> None:
-    with_image.clone(IMAGE, VOLUME.id)
-    with_image.snapshot(VOLUME.id, SNAPSHOT.id)
-    with_image.clone(SNAPSHOT, "v-2")
+def test_what_was_made_from_an_object_outlives_it(furnished: Storage) -> None:
+    content = read(furnished, SNAPSHOT)
+    furnished.clone(SNAPSHOT, OTHER_VOLUME.id)
+    furnished.promote(SNAPSHOT, "i-3")
     for ref in (IMAGE, VOLUME, SNAPSHOT):
-        with_image.delete(ref)
-        with_image.delete(ref)
-    assert names(with_image) == {"bmi-volume-v-2"}
-    assert is_golden(with_image, Ref("volume", "v-2"))
+        furnished.delete(ref)
+    assert contents(furnished) == {OTHER_VOLUME: content, Ref("image", "i-3"): content}
 
 
-@pytest.mark.parametrize("missing", [IMAGE, SNAPSHOT], ids=lambda ref: ref.kind)
-def test_cloning_what_is_not_there_fails_for_good(storage: Storage, missing: Ref) -> None:
+# ---- roll back, resize, flatten ------------------------------------------------------------------------
+
+
+def test_rolling_back_leaves_everything_else(furnished: Storage, place: Place) -> None:
+    before = contents(furnished)
+    furnished.resize(VOLUME.id, 5 * place.unit)
+    assert furnished.roll_back(VOLUME.id, SNAPSHOT.id) == len(before[SNAPSHOT])
+    assert contents(furnished) == before | {VOLUME: before[SNAPSHOT]}
+    write(furnished, VOLUME.id, 0, b"and on")
+    assert read(furnished, SNAPSHOT) == before[SNAPSHOT]
+
+
+def test_a_volume_may_be_rolled_back_to_a_snapshot_of_another(furnished: Storage) -> None:
+    furnished.clone(IMAGE, OTHER_VOLUME.id)
+    furnished.roll_back(OTHER_VOLUME.id, SNAPSHOT.id)
+    furnished.delete(SNAPSHOT)
+    furnished.delete(VOLUME)
+    assert b"second" in read(furnished, OTHER_VOLUME)
+
+
+def test_a_volume_never_gets_smaller(furnished: Storage, place: Place) -> None:
+    content = read(furnished, VOLUME)
+    assert furnished.resize(VOLUME.id, place.unit) == len(content)
+    assert furnished.resize(VOLUME.id, 4 * place.unit) == 4 * place.unit
+    write(furnished, VOLUME.id, 4 * place.unit - 4, b"last")
+    assert read(furnished, VOLUME) == content + bytes(place.unit - 4) + b"last"
+
+
+# ---- diff and usage ------------------------------------------------------------------------------------
+
+
+def test_what_has_not_changed_is_not_in_a_diff(furnished: Storage) -> None:
+    furnished.clone(SNAPSHOT, OTHER_VOLUME.id)
+    assert list(furnished.changed(SNAPSHOT, OTHER_VOLUME)) == []
+    assert list(furnished.changed(SNAPSHOT, SNAPSHOT)) == []
+
+
+def test_a_diff_has_the_units_that_were_written(furnished: Storage, place: Place) -> None:
+    furnished.resize(VOLUME.id, 6 * place.unit)
+    furnished.snapshot(VOLUME.id, "s-2")
+    for offset in (place.unit, 3 * place.unit + 5, 4 * place.unit):
+        write(furnished, VOLUME.id, offset, b"new")
+    found = list(furnished.changed(Ref("snapshot", "s-2"), VOLUME))
+    assert covers(found, place.unit, 3)
+    assert covers(found, 3 * place.unit + 5, place.unit - 2)
+    units = {place.unit, 3 * place.unit, 4 * place.unit}
+    assert {extent.offset // place.unit * place.unit for extent in found} <= units
+    assert sum(extent.length for extent in found) <= 3 * place.unit
+
+
+def test_a_diff_with_nothing_is_where_data_is(furnished: Storage, place: Place) -> None:
+    found = list(furnished.changed(None, IMAGE))
+    assert covers(found, 0, place.unit // 2)
+    assert covers(found, 2 * place.unit, place.unit // 2)
+    assert not covers(found, place.unit, place.unit)
+
+
+def test_what_was_zeroed_is_in_a_diff(furnished: Storage, place: Place) -> None:
+    write(furnished, VOLUME.id, 0, bytes(place.unit))
+    assert covers(list(furnished.changed(SNAPSHOT, VOLUME)), 0, place.unit // 2)
+
+
+def test_a_diff_of_strangers_has_whatever_differs(furnished: Storage, place: Place) -> None:
+    """The newer one is smaller: what lies behind its end is no part of it."""
+    furnished.commit_image(STAGED_IMAGE.id)
+    found = list(furnished.changed(SNAPSHOT, STAGED_IMAGE))
+    assert covers(found, 0, place.unit // 2)
+    assert covers(found, place.unit, place.unit // 2)
+    assert found[-1].offset + found[-1].length <= 2 * place.unit
+
+
+def test_the_extents_of_a_diff_do_not_touch(furnished: Storage, place: Place) -> None:
+    write(furnished, VOLUME.id, place.unit - 10, b"across two units ...")
+    found = list(furnished.changed(IMAGE, VOLUME))
+    assert len(found) == 1
+    assert covers(found, 0, place.unit + 10)
+
+
+def test_a_clone_has_nothing_of_its_own_until_it_is_written_to(furnished: Storage, place: Place) -> None:
+    assert furnished.usage(IMAGE).allocated_bytes >= place.unit
+    furnished.clone(IMAGE, OTHER_VOLUME.id)
+    assert furnished.usage(OTHER_VOLUME).unique_bytes == 0
+    write(furnished, OTHER_VOLUME.id, 0, b"own")
+    usage = furnished.usage(OTHER_VOLUME)
+    assert 3 <= usage.unique_bytes <= place.unit
+    assert usage.unique_bytes <= usage.allocated_bytes
+
+
+# ---- outside ---------------------------------------------------------------------------------------------
+
+
+def test_an_image_goes_out_and_comes_in(furnished: Storage, place: Place) -> None:
+    content = read(furnished, IMAGE)
+    if not place.others:
+        for refused in (
+            lambda: furnished.publish(IMAGE, "pool/golden"),
+            lambda: furnished.adopt("pool/golden", "i-3"),
+        ):
+            with pytest.raises(DriverError, match="no images but BMI's own") as caught:
+                refused()
+            assert not caught.value.retryable
+            assert caught.value.remedy
+        return
+    location = f"{place.others}golden"
+    furnished.publish(IMAGE, location)
+    furnished.publish(IMAGE, location)
+    with pytest.raises(DriverError):
+        furnished.publish(SNAPSHOT, location)
+    furnished.delete(IMAGE)
+    for image_id in ("i-3", "i-3", "i-4"):
+        assert furnished.adopt(location, image_id) == len(content)
+        assert read(furnished, Ref("image", image_id)) == content
+        furnished.delete(Ref("image", image_id))
+
+
+def test_fencing_changes_nothing_but_who_may_write(furnished: Storage) -> None:
+    before = contents(furnished)
+    furnished.fence(VOLUME.id)
+    furnished.fence(VOLUME.id)
+    assert contents(furnished) == before
+    write(furnished, VOLUME.id, 0, b"by the next")
+
+
+# ---- what is not there -----------------------------------------------------------------------------------
+
+NOBODY = Ref("volume", "nobody")
+CALLS: dict[str, Callable[[Storage], object]] = {
+    "commit": lambda s: s.commit_image("nobody"),
+    "clone an image": lambda s: s.clone(Ref("image", "nobody"), "v-2"),
+    "clone a snapshot": lambda s: s.clone(Ref("snapshot", "nobody"), "v-2"),
+    "clone a volume": lambda s: s.clone(NOBODY, "v-2", size_bytes=1 << 20),
+    "snapshot": lambda s: s.snapshot("nobody", "s-2"),
+    "promote": lambda s: s.promote(Ref("snapshot", "nobody"), "i-3"),
+    "roll back no volume": lambda s: s.roll_back("nobody", SNAPSHOT.id),
+    "roll back to no snapshot": lambda s: s.roll_back(VOLUME.id, "nobody"),
+    "resize": lambda s: s.resize("nobody", 1 << 20),
+    "flatten": lambda s: s.flatten(NOBODY),
+    "diff from": lambda s: s.changed(NOBODY, VOLUME),
+    "diff to": lambda s: s.changed(VOLUME, NOBODY),
+    "usage": lambda s: s.usage(NOBODY),
+    "open": lambda s: read(s, NOBODY),
+}
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_what_is_not_there_is_an_error_for_good_and_changes_nothing(furnished: Storage, call: str) -> None:
+    before = contents(furnished)
     with pytest.raises(DriverError) as caught:
-        storage.clone(missing, VOLUME.id)
+        CALLS[call](furnished)
     assert not caught.value.retryable
-    assert names(storage) == set()
-
-
-def test_a_snapshot_of_no_volume_fails_for_good(storage: Storage) -> None:
-    with pytest.raises(DriverError) as caught:
-        storage.snapshot(VOLUME.id, SNAPSHOT.id)
-    assert not caught.value.retryable
-
-
-def test_eight_threads_on_different_objects(with_image: Storage) -> None:
-    def live(number: int) -> bytes:
-        volume_id, data = f"v-{number}", f"thread {number}".encode()
-        for _ in range(5):
-            with_image.clone(IMAGE, volume_id)
-            write(with_image, volume_id, data)
-            with_image.snapshot(volume_id, f"s-{number}")
-            seen = file_of(with_image, Ref("snapshot", f"s-{number}")).read_bytes()[: len(data)]
-            assert seen == data
-            with_image.delete(Ref("volume", volume_id))
-            with_image.delete(Ref("snapshot", f"s-{number}"))
-            list(with_image.list())
-        return data
-
-    with ThreadPoolExecutor(8) as pool:
-        assert len(set(pool.map(live, range(8)))) == 8
-    assert names(with_image) == {"bmi-image-i-1"}
-    assert is_golden(with_image, IMAGE)
-
-
-def test_eight_threads_on_the_same_objects(storage: Storage) -> None:
-    stage(storage)
-
-    def live(_: int) -> tuple[int, int, int]:
-        committed = storage.commit_image(IMAGE.id)
-        return committed, storage.clone(IMAGE, VOLUME.id), storage.snapshot(VOLUME.id, SNAPSHOT.id)
-
-    with ThreadPoolExecutor(8) as pool:
-        assert set(pool.map(live, range(8))) == {(SIZE, SIZE, SIZE)}
-    assert names(storage) == {"bmi-image-i-1", "bmi-volume-v-1", "bmi-snapshot-s-1"}
-    assert is_golden(storage, SNAPSHOT)
-
-
-Action = Callable[[Storage], object]
-
-
-@pytest.mark.parametrize(
-    ("action", "made"),
-    [
-        (lambda storage: storage.commit_image(IMAGE.id), IMAGE),
-        (lambda storage: storage.clone(IMAGE, VOLUME.id), VOLUME),
-        (lambda storage: storage.snapshot(VOLUME.id, SNAPSHOT.id), SNAPSHOT),
-    ],
-    ids=["commit_image", "clone", "snapshot"],
-)
-def test_killed_anywhere_an_object_is_whole_or_absent(storage: Storage, action: Action, made: Ref) -> None:
-    stage(storage)
-    if made != IMAGE:
-        storage.commit_image(IMAGE.id)
-    if made == SNAPSHOT:
-        storage.clone(IMAGE, VOLUME.id)
-    others = names(storage)
-    deaths = 0
-    for _ in at_each_effect(lambda: action(storage)):
-        deaths += 1
-        storage.check()
-        assert names(storage) - {made.outside_name} == others
-        if names(storage) != others:
-            assert is_golden(storage, made)
-            assert action(storage) == SIZE
-            storage.delete(made)
-            if made == IMAGE:
-                stage(storage)
-    assert deaths > 2
-    assert action(storage) == SIZE
-    assert is_golden(storage, made)
-    assert names(storage) == others | {made.outside_name}
-
-
-def test_killed_while_deleting_an_object_is_whole_or_absent(with_image: Storage) -> None:
-    with_image.clone(IMAGE, VOLUME.id)
-    for _ in at_each_effect(lambda: with_image.delete(VOLUME)):
-        if VOLUME.outside_name in names(with_image):
-            assert is_golden(with_image, VOLUME)
-    assert names(with_image) == {"bmi-image-i-1"}
-
-
-def test_a_new_process_finds_what_was_there(with_image: Storage) -> None:
-    with_image.clone(IMAGE, VOLUME.id)
-    child = os.fork()
-    if child == 0:
-        os._exit(0 if names(with_image) == {"bmi-image-i-1", "bmi-volume-v-1"} else 1)
-    assert os.waitpid(child, 0)[1] == 0
+    assert contents(furnished) == before

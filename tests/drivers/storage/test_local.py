@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from bmi.drivers.storage import Ref, local, reflink
+from bmi.drivers.storage import Ref, Usage, local, reflink
 from bmi.errors import DriverError, InsufficientSpaceError
 from tests.file_systems import mounted
 from tests.killed import at_each_effect
@@ -35,6 +35,17 @@ def place(tmp_path: Path) -> Iterator[Path]:
 def put_image(store: local.LocalStorage, size_bytes: int = MIB) -> None:
     store.staging_path(IMAGE.id).write_bytes(os.urandom(size_bytes))
     store.commit_image(IMAGE.id)
+
+
+def disk_of(store: local.LocalStorage, ref: Ref) -> Path:
+    with store.opened(ref) as path:
+        return path
+
+
+def write(store: local.LocalStorage, volume: Ref, data: bytes, offset: int = 0) -> None:
+    with Path(store.backing(volume.id).location).open("r+b") as disk:
+        disk.seek(offset)
+        disk.write(data)
 
 
 def loop_devices(path: Path) -> list[str]:
@@ -127,18 +138,62 @@ def test_what_a_call_did_survives_the_loss_of_power(place: Path) -> None:
         kept.rename(image)
 
     put_image(store)
-    content = store.local_path(IMAGE).read_bytes()
+    content = disk_of(store, IMAGE).read_bytes()
     lose_power()
-    assert store.local_path(IMAGE).read_bytes() == content
+    assert disk_of(store, IMAGE).read_bytes() == content
     store.clone(IMAGE, VOLUME.id)
     lose_power()
-    assert store.local_path(VOLUME).read_bytes() == content
+    assert disk_of(store, VOLUME).read_bytes() == content
     store.snapshot(VOLUME.id, "s")
     lose_power()
-    assert store.local_path(Ref("snapshot", "s")).read_bytes() == content
+    assert disk_of(store, Ref("snapshot", "s")).read_bytes() == content
+    write(store, VOLUME, b"to be undone")
+    store.roll_back(VOLUME.id, "s")
+    lose_power()
+    assert disk_of(store, VOLUME).read_bytes() == content
+    store.resize(VOLUME.id, 2 * MIB)
+    lose_power()
+    assert disk_of(store, VOLUME).read_bytes() == content + bytes(MIB)
     store.delete(VOLUME)
     lose_power()
     assert {found.ref for found in store.list()} == {IMAGE, Ref("snapshot", "s")}
+
+
+def test_a_killed_roll_back_leaves_nothing_when_its_volume_is_deleted(place: Path) -> None:
+    store = local.create(path=str(place), size_gib=1)
+    put_image(store)
+    store.clone(IMAGE, VOLUME.id)
+    store.snapshot(VOLUME.id, "s")
+    left = set()
+    for _ in at_each_effect(lambda: store.roll_back(VOLUME.id, "s")):
+        left |= {found.name for found in (place / "store").iterdir()}
+        store.delete(VOLUME)
+        assert {found.name for found in (place / "store").iterdir()} == {
+            "bmi-image-i.raw",
+            "bmi-snapshot-s.raw",
+            "staging",
+        }
+        store.clone(IMAGE, VOLUME.id)
+    assert "bmi-volume-v.new" in left, "this test has missed the moment it is about"
+
+
+@pytest.mark.parametrize("kind", ["xfs", "btrfs"])
+def test_unique_bytes_are_what_a_delete_frees(tmp_path: Path, kind: str) -> None:
+    with mounted(tmp_path, kind) as mount_point:
+        store = local.create(path=str(mount_point))
+        put_image(store, 8 * MIB)
+        assert store.usage(IMAGE) == Usage(8 * MIB, 8 * MIB)
+        store.clone(IMAGE, VOLUME.id, size_bytes=64 * MIB)
+        write(store, VOLUME, bytes(MIB))
+        write(store, VOLUME, b"x" * 4096, 40 * MIB)
+        assert store.usage(VOLUME) == Usage(8 * MIB + 4096, MIB + 4096)
+        # btrfs frees an extent when nobody uses any part of it, XFS frees block by block.
+        assert store.usage(IMAGE) == Usage(8 * MIB, MIB if kind == "xfs" else 0)
+        store.delete(IMAGE)
+        deadline = time.monotonic() + 60
+        while store.usage(VOLUME).unique_bytes < 8 * MIB + 4096 and time.monotonic() < deadline:
+            time.sleep(0.01)  # the file system frees in the background
+        assert store.usage(VOLUME) == Usage(8 * MIB + 4096, 8 * MIB + 4096)
 
 
 def test_everything_is_private_and_images_are_read_only(place: Path) -> None:
@@ -167,7 +222,7 @@ def test_clones_take_no_room_and_writes_little(tmp_path: Path, kind: str) -> Non
         free_bytes = store.space().free_bytes
         for number in range(10):
             store.clone(IMAGE, f"v-{number}")
-        with store.local_path(Ref("volume", "v-1")).open("r+b", buffering=0) as disk:
+        with disk_of(store, Ref("volume", "v-1")).open("r+b", buffering=0) as disk:
             for block in range(200):
                 os.pwrite(disk.fileno(), b"x" * 4096, block * 300_000 // 4096 * 4096)
             os.fsync(disk.fileno())
@@ -206,7 +261,7 @@ def test_room_of_deleted_volumes_goes_back_to_the_disk_below(place: Path) -> Non
     put_image(store, MIB)
     taken_blocks = (place / "store.img").stat().st_blocks
     store.clone(IMAGE, VOLUME.id)
-    with store.local_path(VOLUME).open("wb") as disk:
+    with disk_of(store, VOLUME).open("wb") as disk:
         disk.write(os.urandom(200 * MIB))
         os.fsync(disk.fileno())
     store.delete(VOLUME)
@@ -222,7 +277,7 @@ def test_room_of_deleted_volumes_goes_back_to_the_disk_below(place: Path) -> Non
 def test_unmounting_a_store_in_use_fails_and_may_be_tried_again(place: Path) -> None:
     store = local.create(path=str(place), size_gib=1)
     put_image(store)
-    with store.local_path(IMAGE).open("rb"), pytest.raises(DriverError) as caught:
+    with disk_of(store, IMAGE).open("rb"), pytest.raises(DriverError) as caught:
         local.unmount(place)
     assert caught.value.retryable
     local.unmount(place)

@@ -1,6 +1,7 @@
 """Where images live: golden images, copy-on-write volumes, snapshots."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
@@ -37,11 +38,34 @@ class Space:
 
 
 @dataclass(frozen=True)
+class Usage:
+    """What one object takes, in bytes: `allocated` is what it holds at all, `unique` what nothing else
+    shares, which deleting it would free.
+    """
+
+    allocated_bytes: int
+    unique_bytes: int
+
+
+@dataclass(frozen=True)
+class Extent:
+    """A part of a disk, in bytes."""
+
+    offset: int
+    length: int
+
+
+@dataclass(frozen=True)
 class Backing:
-    """How an export reaches a volume's bytes: a `file` path, or an `rbd` pool/image."""
+    """How an export reaches a volume's bytes: a `file` path, or an `rbd` pool/image.
+
+    `options` is what else the exporter's client of the store must be told (for rbd: `conf`, `id`); never
+    a secret.
+    """
 
     kind: Literal["file", "rbd"]
     location: str
+    options: tuple[tuple[str, str], ...] = ()
 
 
 class Storage(Protocol):
@@ -52,7 +76,7 @@ class Storage(Protocol):
     """
 
     def staging_path(self, image_id: str) -> Path:
-        """A path on the store's own file system where an import may write; it may exist already."""
+        """A path on a local file system where an import may write; it may exist already."""
         ...
 
     def commit_image(self, image_id: str) -> int:
@@ -65,24 +89,73 @@ class Storage(Protocol):
         """Removes what an abandoned import left."""
         ...
 
-    def clone(self, source: Ref, volume_id: str) -> int:
-        """Makes volume `volume_id` from an image or a snapshot; returns its size in bytes."""
+    def adopt(self, location: str, image_id: str) -> int:
+        """Makes image `image_id` from an image of the store that is not BMI's own, without copying it and
+        without changing it; returns its size in bytes. `location` is the store's own notation
+        (`pool/image[@snap]`). A store that holds no others raises a DriverError that says so.
+        """
+        ...
+
+    def publish(self, ref: Ref, location: str) -> None:
+        """Writes an independent copy of the object outside BMI's own names, where nothing may exist yet."""
+        ...
+
+    def clone(self, source: Ref, volume_id: str, *, size_bytes: int = 0) -> int:
+        """Makes volume `volume_id` from an image, a snapshot or a volume; returns its size in bytes. It is as
+        large as the source, or `size_bytes` if that is more (the rest reads as zeros).
+        """
         ...
 
     def snapshot(self, volume_id: str, snapshot_id: str) -> int:
         """Freezes the volume as it is now (crash-consistent while in use); returns its size in bytes."""
         ...
 
-    def delete(self, ref: Ref) -> None:
-        """Removes the object; one that is gone already is a success."""
+    def promote(self, source: Ref, image_id: str) -> int:
+        """Makes image `image_id` from a snapshot or another image without a full copy; both live on. Returns
+        its size in bytes. The image may depend on the source until it is flattened.
+        """
         ...
 
-    def local_path(self, ref: Ref) -> Path | None:
-        """A file that tools may read the object's raw bytes from, or None where there is none."""
+    def roll_back(self, volume_id: str, snapshot_id: str) -> int:
+        """Gives the volume the bytes of a snapshot (of this or of any volume); returns its size in bytes.
+        Nobody may use the volume meanwhile. Killed anywhere, the volume is as before or rolled back.
+        """
+        ...
+
+    def resize(self, volume_id: str, size_bytes: int) -> int:
+        """Makes the volume at least `size_bytes` large; never smaller. Returns its size in bytes."""
+        ...
+
+    def flatten(self, ref: Ref) -> None:
+        """Makes the object independent of what it was made from, where it depends on it."""
+        ...
+
+    def changed(self, older: Ref | None, newer: Ref) -> Sequence[Extent]:
+        """Where `newer` may differ from `older` (None: from zeros): ascending, not touching each other. What
+        is outside is the same for certain; what is inside may be the same in part (whole blocks or objects).
+        """
+        ...
+
+    def usage(self, ref: Ref) -> Usage:
+        """What the object takes."""
+        ...
+
+    def delete(self, ref: Ref) -> None:
+        """Removes the object; one that is gone already is a success. What was made from it lives on."""
+        ...
+
+    def opened(self, ref: Ref) -> AbstractContextManager[Path]:
+        """A file of the object's raw bytes for tools to read as long as the context lasts; never written to."""
         ...
 
     def backing(self, volume_id: str) -> Backing:
         """What an export serves."""
+        ...
+
+    def fence(self, volume_id: str) -> None:
+        """Cuts off whoever still has the volume open for writing (a crashed or lost exporter), for good. To be
+        called only when BMI's own export of it has ended or died.
+        """
         ...
 
     def list_staged(self) -> Sequence[str]:

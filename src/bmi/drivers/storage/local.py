@@ -6,16 +6,32 @@
 
 A new object is made without a name (O_TMPFILE) and linked in when it is complete, so a crash leaves
 nothing to clean up and a half-made object cannot be seen. When a call returns, its effect is on the disk.
+
+No object depends on another: the file system counts who shares a block. What two objects
+have in common is read from where their blocks lie; with compression (btrfs) that cannot be told, and all of
+a file counts as changed.
 """
 
 import errno
+import fcntl
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import cast, get_args
+from typing import NoReturn, cast, get_args
 
-from bmi.drivers.storage import Backing, ObjectKind, Ref, Space, StoredObject, loopfile, reflink
+from bmi.drivers.storage import (
+    Backing,
+    Extent,
+    ObjectKind,
+    Ref,
+    Space,
+    StoredObject,
+    Usage,
+    extents,
+    loopfile,
+    reflink,
+)
 from bmi.drivers.storage.loopfile import unmount
 from bmi.errors import DriverError, InsufficientSpaceError
 from bmi.process import run
@@ -56,9 +72,9 @@ class LocalStorage:
         image, staged = self._file(Ref("image", image_id)), self.staging_path(image_id)
         with self._reported(f"Storing image {image_id}"):
             if not image.exists():
-                _seal(staged)
                 # Another call may have renamed it just now; then the image exists.
                 with suppress(FileNotFoundError):
+                    _seal(staged)
                     staged.rename(image)
             self.discard_staging(image_id)
             return self._persist(image)
@@ -68,24 +84,77 @@ class LocalStorage:
         with self._reported(f"Removing the staging file of image {image_id}"):
             staged.unlink(missing_ok=True)
 
-    def clone(self, source: Ref, volume_id: str) -> int:
-        return self._share(source, Ref("volume", volume_id), _WRITABLE)
+    def adopt(self, location: str, image_id: str) -> int:
+        _refuse(f"Image {image_id} cannot be made from", location, "Import the disk as a file or from a URL.")
+
+    def publish(self, ref: Ref, location: str) -> None:
+        _refuse(f"{ref.kind.title()} {ref.id} cannot be written to", location, "Download it as a file.")
+
+    def clone(self, source: Ref, volume_id: str, *, size_bytes: int = 0) -> int:
+        return self._share(source, Ref("volume", volume_id), _WRITABLE, size_bytes)
 
     def snapshot(self, volume_id: str, snapshot_id: str) -> int:
         return self._share(Ref("volume", volume_id), Ref("snapshot", snapshot_id), _FROZEN)
+
+    def promote(self, source: Ref, image_id: str) -> int:
+        return self._share(source, Ref("image", image_id), _FROZEN)
+
+    def roll_back(self, volume_id: str, snapshot_id: str) -> int:
+        self._ensure_ready()
+        volume, snapshot = self._file(Ref("volume", volume_id)), self._file(Ref("snapshot", snapshot_id))
+        with self._reported(f"Rolling volume {volume_id} back to snapshot {snapshot_id}"):
+            volume.stat()  # only what exists can be rolled back
+            with self._shared_copy(snapshot, _WRITABLE) as copy:
+                os.fsync(copy)  # before it takes the place of what is there
+                with self._alone():
+                    _fresh(volume).unlink(missing_ok=True)
+                    self._name(copy, _fresh(volume))
+                    _fresh(volume).rename(volume)
+            return self._persist(volume)
+
+    def resize(self, volume_id: str, size_bytes: int) -> int:
+        self._ensure_ready()
+        volume = self._file(Ref("volume", volume_id))
+        with self._reported(f"Resizing volume {volume_id}"):
+            with self._alone(), _opened(volume, os.O_RDWR) as handle:
+                _grow(handle, size_bytes)
+            return self._persist(volume)
+
+    def flatten(self, ref: Ref) -> None:
+        """Nothing to do: blocks have no owner."""
+        self._require(ref, f"Flattening {ref.kind} {ref.id}")
+
+    def changed(self, older: Ref | None, newer: Ref) -> Sequence[Extent]:
+        self._ensure_ready()
+        with self._reported(f"Comparing {newer.kind} {newer.id}"):
+            was, now = self._runs(older) if older else (), self._runs(newer)
+            return extents.differing(was, now, self._file(newer).stat().st_size)
+
+    def usage(self, ref: Ref) -> Usage:
+        """Of what is on the disk; what others have written since their last flush still counts as shared."""
+        self._ensure_ready()
+        with self._reported(f"Measuring {ref.kind} {ref.id}"):
+            runs = self._runs(ref)
+        unique_bytes = sum(run.end - run.start for run in runs if not run.shared)
+        return Usage(sum(run.end - run.start for run in runs), unique_bytes)
 
     def delete(self, ref: Ref) -> None:
         self._ensure_ready()
         with self._reported(f"Deleting {ref.kind} {ref.id}"):
             self._file(ref).unlink(missing_ok=True)
+            _fresh(self._file(ref)).unlink(missing_ok=True)
             loopfile.sync_directory(self._store)
 
-    def local_path(self, ref: Ref) -> Path:
-        self._ensure_ready()
-        return self._file(ref)
+    @contextmanager
+    def opened(self, ref: Ref) -> Iterator[Path]:
+        self._require(ref, f"Opening {ref.kind} {ref.id}")
+        yield self._file(ref)
 
     def backing(self, volume_id: str) -> Backing:
         return Backing("file", str(self._file(Ref("volume", volume_id))))
+
+    def fence(self, volume_id: str) -> None:
+        """Nothing to do: only this machine's exports open the file, and theirs ends with them."""
 
     def list_staged(self) -> Sequence[str]:
         self._ensure_ready()
@@ -143,21 +212,45 @@ class LocalStorage:
     def _file(self, ref: Ref) -> Path:
         return self._store / (ref.outside_name + _SUFFIX)
 
-    def _share(self, source: Ref, target: Ref, mode: int) -> int:
+    def _require(self, ref: Ref, action: str) -> None:
         self._ensure_ready()
-        with self._reported(f"Making {target.kind} {target.id} from {source.kind} {source.id}"):
-            if not self._file(target).exists():
-                self._link_shared_copy(self._file(source), self._file(target), mode)
-            return self._persist(self._file(target))
+        with self._reported(action):
+            self._file(ref).stat()
 
-    def _link_shared_copy(self, source: Path, target: Path, mode: int) -> None:
+    def _runs(self, ref: Ref) -> Sequence[extents.Run]:
+        with _opened(self._file(ref), os.O_RDONLY) as handle:
+            return extents.runs_of(handle)
+
+    def _share(self, source: Ref, target: Ref, mode: int, size_bytes: int = 0) -> int:
+        self._ensure_ready()
+        file = self._file(target)
+        with self._reported(f"Making {target.kind} {target.id} from {source.kind} {source.id}"):
+            if not file.exists():
+                with self._shared_copy(self._file(source), mode) as copy, suppress(FileExistsError):
+                    _grow(copy, size_bytes)
+                    self._name(copy, file)
+            return self._persist(file)
+
+    @contextmanager
+    def _shared_copy(self, source: Path, mode: int) -> Iterator[int]:
+        """A nameless file in the store that shares every block of `source`."""
         with _opened(source, os.O_RDONLY) as original, _opened(self._store, os.O_TMPFILE | os.O_RDWR) as copy:
             reflink.set_cow_extent_size(copy, _COW_EXTENT_BYTES)
             reflink.share_all(original, copy)
             os.fchmod(copy, mode)
-            with suppress(FileExistsError), _opened(self._store, os.O_RDONLY | os.O_DIRECTORY) as here:
-                # Naming a directory is what makes Python call linkat(2), which alone can follow the link.
-                os.link(f"/proc/self/fd/{copy}", target.name, src_dir_fd=here, dst_dir_fd=here)
+            yield copy
+
+    def _name(self, nameless: int, file: Path) -> None:
+        with _opened(self._store, os.O_RDONLY | os.O_DIRECTORY) as here:
+            # Naming a directory is what makes Python call linkat(2), which alone can follow the link.
+            os.link(f"/proc/self/fd/{nameless}", file.name, src_dir_fd=here, dst_dir_fd=here)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Excludes other calls that look at a volume before they replace or grow it."""
+        with _opened(self._store, os.O_RDONLY | os.O_DIRECTORY) as here:
+            fcntl.flock(here, fcntl.LOCK_EX)
+            yield
 
     def _persist(self, file: Path) -> int:
         """Forces the object and its name to the disk (also when an earlier, killed call made it)."""
@@ -176,7 +269,7 @@ class LocalStorage:
             raise DriverError(
                 f"{action} failed: {error.filename} does not exist.",
                 retryable=False,
-                remedy="The store and the database disagree; `bmi server check` shows where.",
+                remedy="The store and the database disagree; `bmi storage check` shows where.",
             ) from error
         except OSError as error:
             if error.errno in _FULL:
@@ -202,6 +295,24 @@ def _seal(staged: Path) -> None:
             )
         os.fchmod(handle, _FROZEN)
         os.fsync(handle)
+
+
+def _grow(file: int, size_bytes: int) -> None:
+    if os.fstat(file).st_size < size_bytes:
+        os.ftruncate(file, size_bytes)
+
+
+def _fresh(file: Path) -> Path:
+    """Where the next content of an object waits for a moment; no object by its name."""
+    return file.with_suffix(".new")
+
+
+def _refuse(action: str, location: str, remedy: str) -> NoReturn:
+    raise DriverError(
+        f"{action} {location!r}: the local store holds no images but BMI's own.",
+        retryable=False,
+        remedy=f"{remedy} Images of a Ceph pool need the storage driver `ceph`.",
+    )
 
 
 def _parse(name: str) -> Ref | None:
