@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bmi.errors import InvalidImageError
-from bmi.image.bootable import build_boot, version_key
+from bmi.image.bootable import build_boot, os_name, version_key
 from tests.image import disks
 from tests.image.disks import KERNEL, Partition
 
@@ -58,7 +58,7 @@ def test_every_layout_gives_kernel_and_initrd(
 
     assert (made.method, made.kernel_version, made.root_fs) == ("kernel", KERNEL, kind)
     assert made.root_spec == f"partition:{len(partitions)}"
-    assert made.os_name == "Test Linux 1 (first)"
+    assert made.os_name == os_name(disk) == "Test Linux 1 (first)"
     assert re.fullmatch(r"[0-9a-f-]{36}", made.root_uuid)
     assert (tmp_path / "out/kernel").read_bytes() == disks.KERNEL_BYTES + KERNEL.encode()
     content = disks.read_initramfs(tmp_path / "out/initrd")

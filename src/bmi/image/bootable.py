@@ -94,16 +94,16 @@ def _build(found: Sequence[FileSystem], built: Path, work: Path) -> BootArtefact
         return BootArtefacts(
             "sanboot", f"No Linux root file system was found on the disk (it holds: {held})."
         )
-    os_name = _os_name(root)
+    named = _os_name(root)
     spec = _root_spec(root)
     if spec is None:
         return BootArtefacts(
-            "sanboot", f"The root lies on {root.device}, which BMI cannot find at boot.", os_name=os_name
+            "sanboot", f"The root lies on {root.device}, which BMI cannot find at boot.", os_name=named
         )
     fs = _ROOT_KINDS[root.kind]
     kernel, reason = _newest_usable(root, found, fs)
     if kernel is None:
-        return BootArtefacts("sanboot", reason, os_name=os_name)
+        return BootArtefacts("sanboot", reason, os_name=named)
     kernel.holder.copy(kernel.path, built / "kernel", limit_bytes=_KERNEL_LIMIT_BYTES)
     flags = f"subvol={root.top}" if root.top else ""
     build_initramfs(
@@ -122,7 +122,7 @@ def _build(found: Sequence[FileSystem], built: Path, work: Path) -> BootArtefact
         "kernel",
         kernel_version=kernel.version,
         kernel_args=_kernel_args(root, found, kernel),
-        os_name=os_name,
+        os_name=named,
         root_spec=spec,
         root_fs=fs,
         root_flags=flags,
@@ -140,6 +140,12 @@ def find_root(found: Sequence[FileSystem]) -> FileSystem | None:
             if candidate.list("/etc") and any(candidate.find(init) for init in _INITS):
                 return candidate
     return None
+
+
+def os_name(raw_disk: Path) -> str | None:
+    """What the operating system on a raw disk calls itself (PRETTY_NAME of os-release); None when nothing does."""
+    root = find_root(file_systems(raw_disk))
+    return _os_name(root) or None if root else None
 
 
 def _root_spec(root: FileSystem) -> str | None:

@@ -1,7 +1,7 @@
 """Reads partitions and files out of a disk image without letting the kernel mount it.
 
 The image is untrusted: its owner may have shaped every byte. GRUB's readers for file systems, partition
-tables and LVM do the work, in a short-lived process of their own (grub-fstest of grub-common).
+tables and LVM do the work, in a short-lived process of their own (grub-fstest of grub-common) that is confined.
 """
 
 import re
@@ -9,11 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bmi.errors import DriverError, InvalidImageError
-from bmi.process import run
+from bmi.image.confined import INPUT, OUTPUT, run_confined
 
 _TIMEOUT_S = 60
-# Enough for GRUB's own caches; a reader led astray by a crafted file system ends instead of eating the machine.
-_MEMORY_BYTES = 2 << 30
 _TEXT_LIMIT_BYTES = 8 << 20
 
 # A line of GRUB's `ls -l`: "Device loop0: …" or "\tPartition loop0,gpt2: Filesystem type ext* - …, UUID …".
@@ -109,7 +107,8 @@ class FileSystem:
                 else f"is larger than {limit_bytes >> 20} MiB"
             )
             raise InvalidImageError(f"The file {path} in the image {problem}.")
-        _grub(self.image, "cp", self._path(path), str(target), written_bytes=limit_bytes)
+        target.touch(mode=0o600)
+        _grub(self.image, "cp", self._path(path), OUTPUT, writes=target, written_bytes=limit_bytes)
 
     def _path(self, path: str) -> str:
         return f"({self.device}){self.top}{path}"
@@ -133,7 +132,10 @@ def _natural_order(file_system: FileSystem) -> tuple[int, str]:
     return (1 << 20 if number is None else number, file_system.device)
 
 
-def _grub(image: Path, command: str, *arguments: str, written_bytes: int = 0) -> str:
-    limits = [f"--as={_MEMORY_BYTES}", f"--fsize={written_bytes}", "--core=0"]
-    program = ["grub-fstest", str(image), "--", command, *arguments]
-    return run(["prlimit", *limits, "--", *program], timeout_s=_TIMEOUT_S).stdout
+def _grub(
+    image: Path, command: str, *arguments: str, writes: Path | None = None, written_bytes: int = 0
+) -> str:
+    program = ["grub-fstest", INPUT, "--", command, *arguments]
+    return run_confined(
+        program, reads=image, writes=writes, written_bytes=written_bytes, timeout_s=_TIMEOUT_S
+    ).stdout

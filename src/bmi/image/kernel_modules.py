@@ -1,7 +1,5 @@
 """Picks kernel modules out of an image: those asked for, all they depend on, and the firmware they name."""
 
-import gzip
-import lzma
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -9,12 +7,14 @@ from pathlib import Path
 
 from bmi.errors import InvalidImageError
 from bmi.image.disk import FileSystem
-from bmi.process import run
+from bmi.image.formats import Compression
+from bmi.image.unpack import unpacked
 
 _MODULE_LIMIT_BYTES = 64 << 20
 _FIRMWARE_LIMIT_BYTES = 32 << 20
 _UNPACK_TIMEOUT_S = 60
 
+_PACKINGS: dict[str, Compression] = {"gz": "gzip", "xz": "xz", "zst": "zstd"}
 _SAFE_PATH = re.compile(r"(?!.*\.\.)[A-Za-z0-9][\w.,+/-]*")
 _MODULE_FILE = re.compile(r"(?P<name>[\w-]+)\.ko(?:\.(?P<packing>gz|xz|zst))?")
 _FIRMWARE_TAG = re.compile(rb"\0firmware=([\x21-\x7e]+)\0")
@@ -113,22 +113,17 @@ def _read_module(root: FileSystem, path: str, work: Path) -> bytes:
 
 def _unpacked(packed: Path, suffix: str) -> bytes:
     """The content of a module file; never more than the limit, whatever a crafted file unpacks to."""
-    data = packed.read_bytes()
+    compression = _PACKINGS.get(suffix)
+    if compression is None:
+        return packed.read_bytes()
     try:
-        if suffix == "xz":
-            return lzma.LZMADecompressor().decompress(data, _MODULE_LIMIT_BYTES)
-        if suffix == "gz":
-            with gzip.open(packed) as file:
-                return file.read(_MODULE_LIMIT_BYTES)
-    except (OSError, EOFError, lzma.LZMAError) as error:
-        raise InvalidImageError(f"A kernel module in the image is damaged: {error}") from error
-    if suffix == "zst":
-        plain = packed.with_name("unpacked")
-        limit = f"--fsize={_MODULE_LIMIT_BYTES}"
-        run(["prlimit", limit, "zstd", "-q", "-d", "-f", packed, "-o", plain], timeout_s=_UNPACK_TIMEOUT_S)
-        data = plain.read_bytes()
-        plain.unlink()
-    return data
+        with unpacked(packed, compression, timeout_s=_UNPACK_TIMEOUT_S) as stream:
+            content = stream.read(_MODULE_LIMIT_BYTES + 1)
+            if len(content) > _MODULE_LIMIT_BYTES:
+                raise InvalidImageError("it is larger than any module should be.")
+    except InvalidImageError as error:
+        raise InvalidImageError(f"A kernel module in the image is damaged: {error.detail}") from error
+    return content
 
 
 def _copy_firmware(root: FileSystem, names: Iterable[str], tree: Path) -> None:
