@@ -25,8 +25,6 @@ from ipaddress import IPv4Interface
 from pathlib import Path
 from typing import Any
 
-import report
-
 from bmi.client import Client, has_ended
 from bmi.client.documents import Operation
 from bmi.domain.boot import Offer, meta_data, user_data
@@ -41,7 +39,7 @@ from bmi.image.convert import convert
 from bmi.image.cpio import write_cpio
 from bmi.image.disk import file_systems
 from bmi.image.kernel_modules import copy_modules, read_index
-from bmi.lab import checks
+from bmi.lab import benches, checks
 from bmi.lab.golden import DEFAULT_CACHE, ensure_golden
 from bmi.lab.site import Site, finished, running_site
 from bmi.netboot import dhcp, link, ra
@@ -80,7 +78,7 @@ reboot -f
 
 def main() -> None:
     """Measures, prints the table and writes the JSON."""
-    parser = report.parser(__doc__)
+    parser = benches.parser(__doc__)
     parser.add_argument("--rounds", type=int, default=3, help="boots of each way (default 3)")
     parser.add_argument("--provisions", type=int, default=10, help="samples of BMI's own share (default 10)")
     parser.add_argument("--cache", type=Path, default=DEFAULT_CACHE)
@@ -110,7 +108,7 @@ def main() -> None:
         "image_bytes": size_bytes,
         "image_data_bytes": data_bytes,
     }
-    report.publish("boot", [row], arguments.json)
+    benches.publish("boot", [row], arguments.json)
 
 
 def _moment(text: str | None) -> float:

@@ -2,8 +2,10 @@
 """Are clone, snapshot and delete a matter of milliseconds, whatever the size of the image?
 
 Images of several sizes, with the same amount of data scattered over them, go through BMI's own import;
-then clone, snapshot and delete are timed one by one, each durable when it returns. The last column is
-the snapshot of a volume straight after random 4 KiB writes all over it, most of them not yet on the disk.
+then clone, snapshot and delete are timed one by one, each durable when it returns. `random_writes_snapshot_s`
+is the snapshot of a volume straight after random 4 KiB writes all over it, most of them not yet on the disk.
+`clones_add_mib` is by how much the store fills, as it says itself, with `clones` clones that nobody has written
+to.
 """
 
 import os
@@ -12,51 +14,71 @@ import shutil
 import statistics
 import struct
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from report import median_ms, parser, publish, seconds
+import rados
+import rbd
 
-from bmi.drivers.storage import Ref, local
+from bmi.drivers.storage import Backing, Ref, Storage
 from bmi.image.convert import convert
+from bmi.lab.benches import STORES, median_ms, opened_tools, parser, publish, seconds
 
 GIB, MIB, KIB = 1 << 30, 1 << 20, 1 << 10
 BLOCK_BYTES = 4 * KIB
 SMALLEST_RUN_BYTES, LARGEST_RUN_BYTES = 256 * KIB, 64 * MIB
 IMPORT_TIMEOUT_S = 1800
+# The first write into each object of an RBD clone copies 4 MiB.
+RANDOM_WRITES = {"local": 20_000, "ceph": 50}
+SPARE_GIB = 20
+COUNTED_EVERY_S = 6
 
 
 def main() -> None:
     options = parser(__doc__)
+    options.add_argument("--storage", choices=STORES, default="local", help="(%(default)s)")
     options.add_argument("--sizes", default="1,10,100", help="sizes of the images in GiB (%(default)s)")
     options.add_argument("--data-gib", type=int, default=1, help="data in each image (%(default)s)")
     options.add_argument("--rounds", type=int, default=40, help="rounds of each call (%(default)s)")
-    options.add_argument("--random-writes", type=int, default=20_000, help="(%(default)s)")
+    options.add_argument(
+        "--random-writes",
+        type=int,
+        help=f"({RANDOM_WRITES['local']} on local, {RANDOM_WRITES['ceph']} on ceph)",
+    )
+    options.add_argument(
+        "--clones", type=int, default=100, help="clones to fill the store with (%(default)s)"
+    )
     options.add_argument(
         "--directory", type=Path, default=tempfile.gettempdir(), help="where the store is made"
     )
     chosen = options.parse_args()
+    random_writes = RANDOM_WRITES[chosen.storage] if chosen.random_writes is None else chosen.random_writes
     place = Path(tempfile.mkdtemp(prefix="bmi-bench-clone-", dir=chosen.directory))
+    sizes = [int(size) for size in chosen.sizes.split(",")]
     try:
-        store = local.create(path=str(place))
-        print(store.check())
-        rows = []
-        for size_gib in map(int, chosen.sizes.split(",")):
-            image = import_image(store, place, size_gib, chosen.data_gib)
-            times = time_calls(store, image, chosen.rounds)
-            snapshot_s = time_snapshots_under_writes(store, image, size_gib * GIB, chosen.random_writes)
-            rows.append(
-                {"size_gib": size_gib, "data_gib": chosen.data_gib}
-                | times
-                | {"random_writes": chosen.random_writes, "random_writes_snapshot_s": snapshot_s}
-            )
+        with opened_tools(chosen.storage, place, size_gib=len(sizes) * chosen.data_gib + SPARE_GIB) as tools:
+            store = tools.storage
+            rows = []
+            for size_gib in sizes:
+                image = import_image(store, place, size_gib, chosen.data_gib)
+                times = time_calls(store, image, chosen.rounds)
+                snapshot_s = time_snapshots_under_writes(store, image, size_gib * GIB, random_writes)
+                rows.append(
+                    {"storage": chosen.storage, "size_gib": size_gib, "data_gib": chosen.data_gib}
+                    | times
+                    | {"random_writes": random_writes, "random_writes_snapshot_s": snapshot_s}
+                    | {
+                        "clones": chosen.clones,
+                        "clones_add_mib": space_of_clones(store, image, chosen.clones),
+                    }
+                )
         publish("clone", rows, chosen.json)
     finally:
-        local.unmount(place)
         shutil.rmtree(place)
 
 
-def import_image(store: local.LocalStorage, place: Path, size_gib: int, data_gib: int) -> Ref:
+def import_image(store: Storage, place: Path, size_gib: int, data_gib: int) -> Ref:
     """Makes a disk and takes it in as BMI does: convert into the staging place, commit."""
     source, image = place / "source.raw", Ref("image", f"{size_gib}-gib")
     make_disk(source, size_gib * GIB, data_gib * GIB)
@@ -96,7 +118,7 @@ def run_lengths(chance: random.Random, data_bytes: int) -> Iterator[int]:
         left -= length
 
 
-def time_calls(store: local.LocalStorage, image: Ref, rounds: int) -> dict[str, float]:
+def time_calls(store: Storage, image: Ref, rounds: int) -> dict[str, float]:
     """Medians of clone, snapshot of the clone, and delete."""
     volume, snapshot = Ref("volume", "v"), Ref("snapshot", "s")
     clone_s, snapshot_s, delete_s = [], [], []
@@ -112,22 +134,61 @@ def time_calls(store: local.LocalStorage, image: Ref, rounds: int) -> dict[str, 
     }
 
 
-def time_snapshots_under_writes(store: local.LocalStorage, image: Ref, size_bytes: int, writes: int) -> float:
+def time_snapshots_under_writes(store: Storage, image: Ref, size_bytes: int, writes: int) -> float:
     """The median of five snapshots, each of a fresh volume after `writes` random writes, in seconds."""
     chance = random.Random(writes)
     volume, snapshot = Ref("volume", "v"), Ref("snapshot", "s")
     samples_s = []
     for _ in range(5):
         store.clone(image, volume.id)
-        with Path(store.backing(volume.id).location).open("r+b", buffering=0) as disk:
-            for _ in range(writes):
-                os.pwrite(
-                    disk.fileno(), os.urandom(BLOCK_BYTES), chance.randrange(0, size_bytes, BLOCK_BYTES)
-                )
+        offsets = [chance.randrange(0, size_bytes, BLOCK_BYTES) for _ in range(writes)]
+        WRITERS[store.backing(volume.id).kind](store.backing(volume.id), offsets)
         samples_s.append(seconds(lambda: store.snapshot(volume.id, snapshot.id)))
         store.delete(volume)
         store.delete(snapshot)
     return round(statistics.median(samples_s), 3)
+
+
+def write_file(disk: Backing, offsets: Sequence[int]) -> None:
+    with Path(disk.location).open("r+b", buffering=0) as file:
+        for offset in offsets:
+            os.pwrite(file.fileno(), os.urandom(BLOCK_BYTES), offset)
+
+
+def write_rbd(disk: Backing, offsets: Sequence[int]) -> None:
+    options = dict(disk.options)
+    pool, _, name = disk.location.partition("/")
+    with (
+        rados.Rados(conffile=options["conf"], name=f"client.{options['id']}") as cluster,
+        cluster.open_ioctx(pool) as ioctx,
+        rbd.Image(ioctx, name) as image,
+    ):
+        for offset in offsets:
+            image.write(os.urandom(BLOCK_BYTES), offset)
+
+
+WRITERS = {"file": write_file, "rbd": write_rbd}
+
+
+def space_of_clones(store: Storage, image: Ref, count: int) -> float:
+    """By how many MiB the store fills with `count` clones that nobody has written to."""
+    volumes = [Ref("volume", f"space-{number}") for number in range(count)]
+    before = settled_free_bytes(store)
+    for volume in volumes:
+        store.clone(image, volume.id)
+    added_bytes = before - settled_free_bytes(store)
+    for volume in volumes:
+        store.delete(volume)
+    return round(added_bytes / MIB, 2)
+
+
+def settled_free_bytes(store: Storage) -> int:
+    """What is free once everything is on the disk and counted: a cluster counts every few seconds."""
+    os.sync()
+    free_bytes = -1
+    while free_bytes != (free_bytes := store.space().free_bytes):
+        time.sleep(COUNTED_EVERY_S)
+    return free_bytes
 
 
 if __name__ == "__main__":

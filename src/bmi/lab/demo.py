@@ -53,6 +53,8 @@ class Demo:
         with self.chapter("A data centre: three nodes behind a switch, and BMI"):
             self.site.up(nodes=len(_OWNERS), port=_PORT)
             self.site.register_nodes()
+            if self.site.storage == "ceph":
+                self.say("images are in a [bold]Ceph[/] cluster of its own: one monitor, manager and OSD")
             for project in dict.fromkeys(_OWNERS.values()):
                 self.clients[project] = self.site.add_project(project)
                 self.say(f"project [bold]{project}[/] has a boot network of its own")
@@ -70,8 +72,12 @@ class Demo:
         operations = {}
         for node in nodes:
             client = self.clients[_OWNERS[node]]
-            source = {"snapshot": snapshot} if snapshot else {"image": _IMAGE}
-            operation = client.provision_node(node, ssh_keys=[self.site.public_key()], **source)
+            operation = client.provision_node(
+                node,
+                image=None if snapshot else _IMAGE,
+                snapshot=snapshot,
+                ssh_keys=[self.site.public_key()],
+            )
             operations[node] = operation
             watch.add(client, node, _OWNERS[node], operation)
         watch.until_ended()
@@ -206,6 +212,9 @@ def _failures(summary: dict[str, Any]) -> list[str]:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="script/demo", description=__doc__)
+    parser.add_argument(
+        "--storage", choices=["local", "ceph"], default="local", help="where the images are (%(default)s)"
+    )
     parser.add_argument("--keep", action="store_true", help="leave everything running, and say how to get in")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write the summary to FILE")
     parser.add_argument(
@@ -220,7 +229,7 @@ def main() -> int:
     """Runs the demo; the exit status is 0 when every check holds."""
     arguments = _arguments()
     console = Console(highlight=False)
-    site = Site(arguments.dir, "demo")
+    site = Site(arguments.dir, "demo", storage=arguments.storage)
     if arguments.down:
         try:
             site.down()
@@ -230,7 +239,7 @@ def main() -> int:
         return 0
     began = time.monotonic()
     golden = ensure_golden(arguments.cache, progress=lambda said: console.print(f"[dim]golden image: {said}"))
-    demo = Demo(site, console, golden)
+    demo = Demo(site, console, golden, summary={"storage": arguments.storage})
     try:
         demo.build()
         demo.boot_all()

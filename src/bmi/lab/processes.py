@@ -3,6 +3,7 @@
 import os
 import select
 import signal
+from contextlib import suppress
 from pathlib import Path
 
 from bmi.errors import TimedOutError
@@ -67,3 +68,13 @@ def mentioning(path: Path) -> list[int]:
         parent = int(fields[1])
     everybody = (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdecimal())
     return sorted(pid for pid in everybody if pid not in mine and f"{path}/" in f"{command_line(pid)}/")
+
+
+def working_in(path: Path) -> list[int]:
+    """The processes whose working directory is `path` or something below it, even if it has been removed."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        with suppress(OSError):  # it has ended
+            if entry.name.isdecimal() and f"{(entry / 'cwd').readlink()}/".startswith(f"{path}/"):
+                found.append(int(entry.name))
+    return sorted(found)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -17,14 +18,17 @@ from bmi.client.documents import Event, Operation
 from bmi.config import Settings
 from bmi.config import load as load_settings
 from bmi.drivers import netns
+from bmi.drivers.export.tgt_daemon import TgtDaemon
 from bmi.drivers.storage.local import unmount
 from bmi.errors import BmiError, ConfigError, TimedOutError, UnavailableError
 from bmi.lab import processes
+from bmi.lab.ceph import CephCluster
 from bmi.lab.lab import Lab
 from bmi.process import Result, run
 
 _SERVER_START_S = 30
 _SERVER_STOP_S = 30
+_CEPH_GIB = 20
 _SSH = (
     "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR",
     "-o", "ConnectTimeout=10", "-o", "BatchMode=yes",
@@ -54,9 +58,11 @@ class Login:
 class Site:
     """Lab, server and their directory; everything that it starts is below `directory` or named after it."""
 
-    def __init__(self, directory: Path, name: str) -> None:
+    def __init__(self, directory: Path, name: str, *, storage: str = "local") -> None:
+        """`storage` is the driver, `local` or `ceph`; the latter with a cluster of its own."""
         self.directory = directory.absolute()
         self.name = name
+        self.storage = storage
         self.config_path = self.directory / "bmi.toml"
         self.log_path = self.directory / "server.log"
         self.key_path = self.directory / "ssh-key"
@@ -74,7 +80,7 @@ class Site:
         self._lab = Lab.up(
             self.directory / "lab", nodes=nodes, name=self.name, memory_mib=memory_mib, disk_gib=disk_gib
         )
-        self.config_path.write_text(self._config(port), encoding="utf-8")
+        self.config_path.write_text(self._config(port) + self._storage_config(), encoding="utf-8")
         run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", self.key_path])
         self.start_server()
 
@@ -95,6 +101,23 @@ options = {{ bridge = {quoted(self.lab.bridge)}, db = {quoted(self.lab.switch_db
 [networks]
 netns_prefix = {quoted(self.netns_prefix)}
 """
+
+    def _storage_config(self) -> str:
+        """For Ceph, with a cluster that is started for it: BlueStore, as in production, its cache held small."""
+        if self.storage == "local":
+            return ""
+        cluster = CephCluster.up(self._ceph_dir, store="bluestore", size_gib=_CEPH_GIB, mgr=True)
+        keyring = cluster.make_user("bmi", {"mon": "profile rbd", "osd": f"profile rbd pool={cluster.pool}"})
+        options = f'conf = "{cluster.conf}", user = "bmi", keyring = "{keyring}", pool = "{cluster.pool}"'
+        return f"""
+[storage]
+driver = "ceph"
+options = {{ {options} }}
+"""
+
+    @property
+    def _ceph_dir(self) -> Path:
+        return self.directory / "ceph"
 
     @property
     def lab(self) -> Lab:
@@ -167,12 +190,16 @@ netns_prefix = {quoted(self.netns_prefix)}
         if not self._is_ours():
             return
         self.stop_server()
+        for home in (self.directory / "run" / "tgt").glob("*"):
+            TgtDaemon(home, timeout_s=1).end()
         for name in self._feet():
             for pid in netns.processes(name):
                 processes.end(pid)
         if (self.directory / "lab").exists():
             self.lab.down()
         self._lab = None
+        if self._ceph_dir.exists():
+            CephCluster(self._ceph_dir).down()
         unmount(self.directory / "data" / "storage")
         shutil.rmtree(self.directory)
 
@@ -200,7 +227,7 @@ netns_prefix = {quoted(self.netns_prefix)}
         here = str(self.directory)
         found += [
             f"process {pid}: {processes.command_line(pid)[:100]}"
-            for pid in processes.mentioning(self.directory)
+            for pid in {*processes.mentioning(self.directory), *processes.working_in(self.directory)}
         ]
         mounts = Path("/proc/self/mounts").read_text(encoding="utf-8").splitlines()
         found += [f"mount {line.split()[1]}" for line in mounts if here in line]
@@ -268,9 +295,9 @@ netns_prefix = {quoted(self.netns_prefix)}
 
     def tgtd_of(self, project: str) -> int:
         """The process that exports a project's volumes."""
-        for pid in netns.processes(self.netns_of(project)):
-            if (Path("/proc") / str(pid) / "comm").read_text(encoding="ascii").strip() == "tgtd":
-                return pid
+        shown = run(["ss", "-Hltnp"], netns=self.netns_of(project)).stdout
+        if found := re.search(r'\("tgtd",pid=(\d+)', shown):
+            return int(found[1])
         raise UnavailableError(f"No tgtd serves project {project}.")
 
 

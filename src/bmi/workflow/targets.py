@@ -1,6 +1,7 @@
 """From rows to what the export driver is asked for."""
 
 from collections.abc import Sequence
+from functools import partial
 
 from bmi.domain.nouns import Network, Volume, iscsi_name
 from bmi.drivers.export import Portal, Target
@@ -19,13 +20,16 @@ def portal_of(tools: Tools, network: Network) -> Portal:
 
 
 def target_of(tools: Tools, volume: Volume) -> Target:
-    """The export of a volume: only its node's initiator name with its secret gets in."""
+    """The export of a volume: only its node's initiator name with its secret gets in; to a detached one,
+    nobody does.
+    """
     return Target(
         iqn=iscsi_name(tools.iqn_prefix, "volume", volume.id),
         backing=tools.storage.backing(volume.id),
-        initiator=iscsi_name(tools.iqn_prefix, "node", volume.node_id),
+        initiator=iscsi_name(tools.iqn_prefix, "node", volume.node_id or "none"),
         chap_user=volume.id,
         chap_secret=tools.vault.open(volume.chap_secret),
+        fence=partial(tools.storage.fence, volume.id),
     )
 
 

@@ -1,6 +1,6 @@
 """How a volume is offered to a node as a network disk."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -21,15 +21,24 @@ class Portal:
     netns: str | None = None
 
 
+def _nobody_to_fence() -> None:
+    """What only one can have open needs no fence."""
+
+
 @dataclass(frozen=True)
 class Target:
-    """One exported volume: only `initiator` with this CHAP user and secret may log in."""
+    """One exported volume: only `initiator` with this CHAP user and secret may log in.
+
+    `fence` is called each time right before the exporter opens the volume, when it certainly has not opened
+    it itself: it cuts off whoever else still has (an exporter that was killed).
+    """
 
     iqn: str
     backing: Backing
     initiator: str
     chap_user: str
     chap_secret: str = field(repr=False)
+    fence: Callable[[], None] = field(default=_nobody_to_fence, repr=False, compare=False)
 
 
 class Export(Protocol):

@@ -22,6 +22,8 @@ class FakeExport:
         def start(portals: Table) -> bool:
             if portal.name in portals:
                 return False
+            for target in targets:
+                target.fence()
             portals[portal.name] = {target.iqn: _row(target) for target in targets}
             return True
 
@@ -39,6 +41,7 @@ class FakeExport:
                 raise DriverError(f"The portal {portal.name} is not running.")
             kept = portals[portal.name].get(target.iqn, {})
             if {name: kept.get(name) for name in _row(target)} != _row(target):
+                target.fence()
                 portals[portal.name][target.iqn] = _row(target)
 
         self.world.change(_PORTALS, put)

@@ -1,4 +1,4 @@
-"""Volumes as iSCSI targets of tgt: one tgtd a portal, inside the portal's network namespace."""
+"""Volumes as iSCSI targets of tgt: one tgtd a portal, which listens in the portal's network namespace."""
 
 import fcntl
 import os
@@ -20,10 +20,11 @@ _LOCK_S = 60
 class TgtExport:
     """Each portal has a directory below `run_dir`: socket, lock and log of its tgtd, a record a target."""
 
-    def __init__(self, run_dir: Path, *, timeout_s: float) -> None:
-        """`timeout_s` is how long tgtd may take over one management call."""
+    def __init__(self, run_dir: Path, *, timeout_s: float, threads: int = 1) -> None:
+        """`timeout_s` is how long tgtd may take over one management call, `threads` how many it has a disk."""
         self._run_dir = run_dir
         self._timeout_s = timeout_s
+        self._threads = threads
 
     def ensure_portal(self, portal: Portal, targets: Sequence[Target]) -> bool:
         """As the Protocol says. A target that cannot be exported (its file is gone) does not keep the
@@ -113,7 +114,7 @@ class TgtExport:
         return self._run_dir / portal.name
 
     def _daemon(self, portal: Portal) -> TgtDaemon:
-        return TgtDaemon(self._home(portal), timeout_s=self._timeout_s)
+        return TgtDaemon(self._home(portal), timeout_s=self._timeout_s, threads=self._threads)
 
     @contextmanager
     def _alone(self, portal: Portal) -> Iterator[TgtDaemon]:
@@ -131,11 +132,12 @@ class TgtExport:
             time.sleep(0.01)
 
 
-def create(*, run_dir: str, timeout_s: float = 5) -> TgtExport:
+def create(*, run_dir: str, timeout_s: float = 5, threads: int = 1) -> TgtExport:
     """Portals of one BMI. `run_dir` is this BMI's alone (another BMI's portals of the same name would
-    collide in it) and need not survive a reboot. `timeout_s` limits each call to tgtd.
+    collide in it) and need not survive a reboot. `timeout_s` limits each call to tgtd. `threads` is how
+    many requests a volume has under way in the store: one is best for files, RBD wants 16.
     """
-    return TgtExport(Path(run_dir).absolute(), timeout_s=timeout_s)
+    return TgtExport(Path(run_dir).absolute(), timeout_s=timeout_s, threads=threads)
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from bmi import process
 from bmi.drivers.export import Portal
+from bmi.drivers.export.doorkeeper import Doorkeeper
 from bmi.drivers.export.tgt_protocol import ManagementSocket, Mode, NotRunningError, Op, RefusedError
 from bmi.errors import DriverError, TimedOutError
 
@@ -26,6 +27,11 @@ _FLOCK = struct.Struct("hhqqi4x")  # struct flock of fcntl(2) on 64-bit Linux
 _TARGET = re.compile(r"^\s+Target (\d+): (\S+)$", re.MULTILINE)
 _PORTAL = re.compile(r"^Portal: (\S+),\d+$", re.MULTILINE)
 
+# For the RBD volumes. Nothing that was acknowledged may be in tgtd's memory alone: it can be killed, and its
+# nodes go on as if nothing had happened. And it answers nobody while it tries to connect to a cluster.
+_CEPH = {"CEPH_ARGS": "--rbd-cache=false --client-mount-timeout=10 --log-file= --admin-socket="}
+
+_NAMES = Path("/run/netns")
 _START_S = 10
 _DEATH_S = 10
 
@@ -37,9 +43,12 @@ class TgtDaemon:
     file says whether it lives and which pid it has, so a stale pid can never be believed.
     """
 
-    def __init__(self, home: Path, *, timeout_s: float) -> None:
+    def __init__(self, home: Path, *, timeout_s: float, threads: int = 1) -> None:
+        """`threads` are those that tgtd gives to each disk."""
         self.home = home
         self.call = ManagementSocket(home / _SOCKET, timeout_s=timeout_s).call
+        self._threads = threads
+        self._doorkeeper: Doorkeeper | None = None
 
     def pid(self) -> int | None:
         """The process that holds tgtd's lock, or None when no tgtd lives in this home."""
@@ -55,9 +64,8 @@ class TgtDaemon:
         return None if kind == fcntl.F_UNLCK else holder
 
     def serves(self, portal: Portal) -> bool:
-        """Whether it lives in the portal's network namespace and listens on its address: one small call."""
-        pid = self.pid()
-        if pid is None or not _same_namespace(pid, portal.netns):
+        """Whether it listens on the portal's address in the portal's namespace: one small call."""
+        if self.pid() is None or self._listens_in() != _namespace(portal.netns):
             return False
         try:
             return _at(portal.address, portal.port) in self.portals()
@@ -65,8 +73,8 @@ class TgtDaemon:
             return False
 
     def start(self, portal: Portal) -> None:
-        """Starts tgtd in the portal's namespace, listening nowhere yet; without effect on a failure."""
-        if portal.netns and not Path("/run/netns", portal.netns).exists():
+        """Starts tgtd, listening nowhere yet; without effect on a failure."""
+        if not _namespace(portal.netns):
             raise DriverError(
                 f"There is no network namespace {portal.netns} for the portal {portal.name}.",
                 remedy="It is made when the project's network is ensured.",
@@ -92,17 +100,22 @@ class TgtDaemon:
         """Opens the iSCSI portal. Raises DriverError that names who holds the port."""
         try:
             self.call(Op.NEW, Mode.PORTAL, f"portal={_at(portal.address, portal.port)}")
+            # A deleted namespace lives as long as a socket in it, so no other gets its number meanwhile.
+            self._namespace_file.write_text(_namespace(portal.netns), encoding="ascii")
         except RefusedError as error:
             raise DriverError(
                 f"The iSCSI portal cannot listen on {_place(portal)}: {_listeners(portal)} listens there already.",
                 remedy="Stop that program, or give BMI another port ([export] port).",
             ) from error
+        finally:
+            self._dismiss()
 
     def end(self) -> None:
         """Ends the process, if any, and waits until its sockets are closed.
 
         SIGKILL is the only signal tgtd obeys; what it has acknowledged is in the page cache already.
         """
+        self._dismiss()
         pid = self.pid()
         if pid is None:
             return
@@ -129,23 +142,25 @@ class TgtDaemon:
         return {iqn: int(tid) for tid, iqn in _TARGET.findall(self.call(Op.SHOW, Mode.LLD))}
 
     def _spawn(self, netns: str | None, at: str) -> None:
-        """`-t 1`: threads per disk; tgtd's default of 16 is 16,000 threads at 1,000 targets."""
-        daemon = ["tgtd", "--foreground", "-t", "1", "--iscsi", f"portal={at}"]
-        if netns:
-            daemon = ["nsenter", f"--net=/run/netns/{netns}", "--", *daemon]
         if shutil.which("tgtd") is None:
             raise DriverError(
                 "The program tgtd is not installed.",
                 retryable=False,
                 remedy="Install the package tgt (script/setup does).",
             )
+        command = ["tgtd", "--foreground", "-t", str(self._threads), "--iscsi", f"portal={at}"]
+        env = {"PATH": os.environ.get("PATH", os.defpath), "TGT_IPC_SOCKET": _SOCKET_STEM, **_CEPH}
         log = os.open(self.home / "tgtd.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:
+            if netns:
+                self._doorkeeper = Doorkeeper(_NAMES / netns)
+                self._doorkeeper.spawn(command, cwd=self.home, env=env, log=log)
+                return
             # setsid --fork ends at once and leaves tgtd to init: it is nobody's zombie when it dies.
             subprocess.run(
-                ["setsid", "--fork", *daemon],
+                ["setsid", "--fork", *command],
                 cwd=self.home,
-                env={"PATH": os.environ.get("PATH", os.defpath), "TGT_IPC_SOCKET": _SOCKET_STEM},
+                env=env,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -154,6 +169,20 @@ class TgtDaemon:
             )
         finally:
             os.close(log)
+
+    def _dismiss(self) -> None:
+        if self._doorkeeper is not None:
+            self._doorkeeper.close()
+            self._doorkeeper = None
+
+    @property
+    def _namespace_file(self) -> Path:
+        return self.home / "namespace"
+
+    def _listens_in(self) -> str:
+        with suppress(FileNotFoundError):
+            return self._namespace_file.read_text(encoding="ascii")
+        return ""
 
     def _wait_until_it_answers(self) -> None:
         deadline = time.monotonic() + _START_S
@@ -188,11 +217,10 @@ def _at(address: str, port: int | str) -> str:
     return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
 
-def _same_namespace(pid: int, netns: str | None) -> bool:
-    """A namespace that was deleted and made again has its old name, and a tgtd that nobody can reach."""
+def _namespace(netns: str | None) -> str:
+    """What tells a network namespace from a later one of the same name; empty where there is none."""
     try:
-        theirs = Path(f"/proc/{pid}/ns/net").stat()
-        wanted = Path("/run/netns", netns).stat() if netns else Path("/proc/self/ns/net").stat()
+        known = (_NAMES / netns if netns else Path("/proc/self/ns/net")).stat()
     except FileNotFoundError:
-        return False
-    return (theirs.st_dev, theirs.st_ino) == (wanted.st_dev, wanted.st_ino)
+        return ""
+    return f"{known.st_dev}:{known.st_ino}"
