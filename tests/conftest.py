@@ -8,6 +8,26 @@ import pytest
 
 from bmi.store.database import Database, connect, migrate
 from tests import postgresql
+from tests.ceph import ceph_cluster
+
+__all__ = ["ceph_cluster"]
+
+_HERE = Path(__file__).parent
+# Thorough rather than quick, as a whole.
+_SLOW_FOLDERS = (_HERE / "bad_input",)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Beyond the store's own suite, and the kill suite that is slow anyway, SQLite is enough for a quick answer:
+    the second database follows where everything runs.
+    """
+    for item in items:
+        parameters = getattr(getattr(item, "callspec", None), "params", {})
+        elsewhere = not item.path.is_relative_to(_HERE / "store")
+        if (elsewhere and "postgresql" in parameters.values()) or any(
+            item.path.is_relative_to(folder) for folder in _SLOW_FOLDERS
+        ):
+            item.add_marker("slow")
 
 
 @pytest.fixture(scope="session")

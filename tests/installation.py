@@ -158,10 +158,11 @@ class Site:
         self.settle()
 
     def add_image(self, name: str, project: str | None = None, *, public: bool = False) -> str:
-        """An image that is ready; returns its id."""
+        """An image that is ready, or its next version; returns its id."""
         storage = self.fakes["storage"]
         with self.database.write() as tx:
             owner = records.projects.find(tx, name=project) if project else None
+            version = len(records.images.list(tx, name=name, project_id=owner.id if owner else None)) + 1
             image = Image(
                 id=new_id(),
                 name=name,
@@ -173,6 +174,8 @@ class Site:
                 sha256="0" * 64,
                 boot={},
                 created_at=self.core.now(),
+                version=version,
+                last_version=version,
             )
             records.images.insert(tx, image)
         storage.staging_path(image.id).write_bytes(bytes(4096))

@@ -10,10 +10,10 @@ from starlette.types import ASGIApp
 
 
 @contextmanager
-def serving(app: ASGIApp) -> Iterator[str]:
+def serving(app: ASGIApp, port: int = 0) -> Iterator[str]:
     """The address of a server for the app; ended, with what it was doing, at the end."""
     config = uvicorn.Config(
-        app, port=0, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=2
+        app, port=port, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=2
     )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)

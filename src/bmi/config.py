@@ -6,7 +6,7 @@ from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, IPvAnyNetwork, ValidationError
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -40,7 +40,7 @@ class DriverSettings(_Section):
 
 
 class StorageSettings(DriverSettings):
-    driver: str = Field("local", description="Where images and volumes live: local, fake.")
+    driver: str = Field("local", description="Where images and volumes live: local, ceph, fake.")
     reserve_gib: float = Field(
         1, ge=0, description="GiB of the store that nothing new may take: nodes write to what they have."
     )
@@ -106,11 +106,28 @@ class WorkerSettings(_Section):
     lease_s: float = Field(
         15, gt=0.1, description="Seconds after which a silent worker's operations are taken over."
     )
+    patience_s: float = Field(
+        1800,
+        ge=0,
+        le=7 * 86400,
+        description="Seconds that an operation waits for a store that is away before it fails.",
+    )
 
 
 class ImageSettings(_Section):
     max_size_gib: int = Field(1024, ge=1, description="Largest disk that may be imported.")
     convert_timeout_s: float = Field(3600, gt=0, description="Seconds one conversion may take.")
+    transfer_lifetime_s: float = Field(
+        86400,
+        gt=0,
+        description="Seconds after which an upload that does not go on, and a download that nobody fetches, are removed.",
+    )
+    url_timeout_s: float = Field(6 * 3600, gt=0, description="Seconds the download of an image may take.")
+    url_allow_http: bool = Field(False, description="Whether images may be fetched without TLS.")
+    url_networks: list[IPvAnyNetwork] = Field(
+        default_factory=list,
+        description="Networks that images may be fetched from although they are not public, like 10.1.0.0/16.",
+    )
 
 
 class Settings(BaseSettings):

@@ -96,6 +96,20 @@ class MethodNotAllowedError(BmiError):
     title = "Method not allowed"
 
 
+class UnsupportedVersionError(BmiError):
+    """The version of a protocol that is not spoken here."""
+
+    status = 412
+    title = "Version not supported"
+
+
+class UnsupportedMediaTypeError(BmiError):
+    """The body is of a kind that is not taken here."""
+
+    status = 415
+    title = "Media type not supported"
+
+
 class TooLargeError(BmiError):
     """More bytes than are accepted."""
 
@@ -139,6 +153,12 @@ class NoFreeAddressError(ConflictError):
     """A pool (of addresses, of VLANs) is used up."""
 
     title = "No free address"
+
+
+class OverQuotaError(ConflictError):
+    """The project's quota does not allow it: of `limit` it `used` and `asked` more than is `allowed`."""
+
+    title = "Over quota"
 
 
 class InsufficientSpaceError(BmiError):

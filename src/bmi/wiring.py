@@ -54,9 +54,14 @@ def open_tools(core: Core) -> Tools:
     """The effect side: the drivers that the settings name."""
     settings = core.settings
     server = settings.server
-    own = {
+    own: dict[tuple[str, str], dict[str, Any]] = {
         ("storage", "local"): {"path": str(server.data_dir / "storage")},
-        ("export", "tgt"): {"run_dir": str(server.run_dir / "tgt")},
+        ("storage", "ceph"): {"staging_dir": str(server.data_dir / "staging")},
+        # A request to RBD waits for the network, and needs company; one to a file does not wait.
+        ("export", "tgt"): {
+            "run_dir": str(server.run_dir / "tgt"),
+            "threads": 16 if settings.storage.driver == "ceph" else 1,
+        },
     }
 
     def driver(kind: str, chosen: DriverSettings) -> Any:
@@ -91,6 +96,10 @@ def open_tools(core: Core) -> Tools:
         convert_timeout_s=settings.image.convert_timeout_s,
         reserve_gib=settings.storage.reserve_gib,
         reserve_percent=settings.storage.reserve_percent,
+        transfer_lifetime_s=settings.image.transfer_lifetime_s,
+        url_timeout_s=settings.image.url_timeout_s,
+        url_allow_http=settings.image.url_allow_http,
+        url_networks=tuple(settings.image.url_networks),
     )
 
 
@@ -142,6 +151,7 @@ def serve(settings: Settings) -> None:
         owner=f"{socket.gethostname()[:40]}:{os.getpid()}:{secrets.token_hex(4)}",
         threads=settings.worker.threads,
         lease_s=settings.worker.lease_s,
+        patience_s=settings.worker.patience_s,
     )
     core = replace(core, kick=engine.kick)
     guard, sweeper = Guard(tools), sweep.Sweep(tools)

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from bmi.service import images
+from bmi.service import snapshots
 from tests.api.conftest import Caller
 from tests.asgi import AsgiTransport
 from tests.installation import SITE, Site
@@ -110,7 +110,7 @@ def test_who_else_uses_an_image_is_counted_and_not_named(site: Site, admin: Call
     site.settle()
     assert red.get("/images/shared")["id"] == image_id
     problem = red.refused(409, "DELETE", "/images/shared")
-    assert problem["users"] == ["node n2", "snapshot mine", "2 of other projects' nodes and snapshots"]
+    assert problem["users"] == ["node n2", "snapshot mine", "2 of other projects"]
     assert "n1" not in str(problem)
     everybody = ["node n1", "node n2", "node n3", "snapshot mine"]
     assert admin.refused(409, "DELETE", "/images/shared")["users"] == everybody
@@ -142,7 +142,7 @@ def test_snapshots(site: Site, admin: Caller, red: Caller) -> None:
     assert admin.get("/snapshots/s1", project="red") == shown
     assert admin.get("/snapshots")["items"] == [shown]
     red.refused(403, "GET", "/snapshots/s1?project=blue")
-    images.create_snapshot(site.core, SITE, "n1", "s2")
+    snapshots.create_snapshot(site.core, SITE, "n1", "s2")
     site.settle()
     red.delete("/snapshots/s1")
     site.settle()

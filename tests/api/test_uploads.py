@@ -77,8 +77,7 @@ def test_a_file_that_must_not_be_taken_in_fails_and_leaves_nothing(
 
 
 def test_a_bad_request_is_refused_before_a_byte_is_kept(site: Site, red: Caller, admin: Caller) -> None:
-    site.add_image("mine", "red")
-    red.refused(409, "POST", "/images?name=mine", content=RAW)
+    red.refused(403, "POST", "/images?name=mine&public=true", content=RAW)
     red.refused(422, "POST", "/images?name=../mine", content=RAW)
     red.refused(422, "POST", "/images", content=RAW)
     red.refused(422, "POST", "/images?name=new", content=b"")

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from fastapi import FastAPI
 
-from bmi.service import images
+from bmi.service import snapshots, uploads, volumes
 from tests.api.conftest import Caller
 from tests.installation import SITE, Site
 
@@ -19,15 +19,40 @@ BODIES: dict[str, Any] = {
     "provision_node": {"image": "debian-12"},
     "power_node": {"action": "off"},
     "create_snapshot": {"name": "mine"},
+    "change_image": {"description": "mine now"},
+    "move_image": {"to": "red"},
+    "publish_image": {"location": "pool/mine"},
+    "prepare_download": {"format": "raw"},
+    "rename_volume": {"name": "mine"},
+    "rename_snapshot": {"name": "mine"},
+    "roll_back_volume": {"snapshot": "blue-snap"},
+    "roll_back_node": {"snapshot": "blue-snap"},
+    "create_volume_snapshot": {"name": "mine"},
+    "diff": {"older": "image:debian-12", "newer": "volume:n2"},
+    "check_storage": {},
+    "set_quota": {"volumes": 1},
 }
+HEADERS = {"append_upload": {"Upload-Offset": "0", "Content-Type": "application/offset+octet-stream"}}
 # What is refused before it is looked at.
-FOR_ADMINISTRATORS = {"revoke_token", "remove_switch", "delete_project", "delete_node"}
+FOR_ADMINISTRATORS = {
+    "revoke_token",
+    "remove_switch",
+    "delete_project",
+    "delete_node",
+    "move_image",
+    "publish_image",
+    "set_quota",
+}
 # What a member may do at all, on things that are not the project's own.
 OPEN_TO_MEMBERS = {
     "health",
     "whoami",
     "import_image",
-    *(f"list_{nouns}" for nouns in ("projects", "nodes", "images", "snapshots", "operations")),
+    "make_image",
+    "create_upload",
+    "diff",
+    "lineage",
+    *(f"list_{nouns}" for nouns in ("projects", "nodes", "images", "volumes", "snapshots", "operations")),
 }
 
 
@@ -43,8 +68,9 @@ def of_blue(site: Site) -> dict[str, str]:
     """Something of every kind that belongs to blue: collection -> name."""
     site.add_image("blue-os", "blue")
     provision = site.provision("n2", "blue", "blue-os")
-    images.create_snapshot(site.core, SITE, "n2", "blue-snap")
+    snapshots.create_snapshot(site.core, SITE, "n2", "blue-snap")
     site.settle()
+    volumes.rename_volume(site.core, SITE, "n2", "blue-volume", project="blue")
     site.token("blue-secret", "blue")
     return {
         "projects": "blue",
@@ -52,8 +78,10 @@ def of_blue(site: Site) -> dict[str, str]:
         "switches": "sw1",
         "nodes": "n2",
         "images": "blue-os",
+        "volumes": "blue-volume",
         "snapshots": "blue-snap",
         "operations": provision.operation.id,
+        "uploads": uploads.create_upload(site.core, site.actor("blue-upload", "blue"), 4096).id,
     }
 
 
@@ -61,7 +89,12 @@ def path_to(path: str, name: Callable[[str], str]) -> str:
     if "{" not in path:
         return path
     meant = name(path.split("/")[1])
-    return path.replace("{name}", meant).replace("{operation_id}", meant)
+    return (
+        path.replace("{name}", meant)
+        .replace("{operation_id}", meant)
+        .replace("{upload_id}", meant)
+        .replace("{other}", "red")
+    )
 
 
 def test_red_can_neither_see_nor_touch_what_is_blues(
@@ -73,10 +106,14 @@ def test_red_can_neither_see_nor_touch_what_is_blues(
             continue
         body = BODIES.get(name)
         status = 404 if "{" in path and name not in FOR_ADMINISTRATORS else 403
-        there = red.refused(status, method, path_to(path, of_blue.__getitem__), body)
+        there = red.refused(
+            status, method, path_to(path, of_blue.__getitem__), body, headers=HEADERS.get(name)
+        )
         if "{" in path:
             # What exists and what does not are told apart by nothing.
-            ghost = red(method, path_to(path, lambda _collection: "ghost"), body).json()
+            ghost = red(
+                method, path_to(path, lambda _collection: "ghost"), body, headers=HEADERS.get(name)
+            ).json()
             known = of_blue[path.split("/")[1]]
             assert json.loads(json.dumps(there).replace(known, "ghost")) == ghost, name
         walked += 1
@@ -84,15 +121,16 @@ def test_red_can_neither_see_nor_touch_what_is_blues(
 
 
 def test_nothing_of_blues_is_on_reds_lists(app: FastAPI, red: Caller, of_blue: dict[str, str]) -> None:
-    telling = [of_blue[kind] for kind in ("projects", "images", "snapshots", "operations", "nodes")]
+    kinds = ("projects", "images", "volumes", "snapshots", "operations", "nodes")
+    telling = [of_blue[kind] for kind in kinds]
     for method, path, name in routes(app):
-        if name.startswith("list_") and name in OPEN_TO_MEMBERS:
+        if (name.startswith("list_") or name == "lineage") and name in OPEN_TO_MEMBERS:
             text = red(method, path).text
             assert not any(f'"{word}"' in text for word in telling), path
 
 
 def test_blue_sees_its_own(blue: Caller, of_blue: dict[str, str]) -> None:
-    for collection in ("projects", "nodes", "images", "snapshots", "operations"):
+    for collection in ("projects", "nodes", "images", "volumes", "snapshots", "operations"):
         assert blue.get(f"/{collection}/{of_blue[collection]}")
         assert any(
             of_blue[collection] in {item.get("name"), item.get("id")}
@@ -116,6 +154,8 @@ def test_members_do_nothing_that_is_the_administrators(site: Site, red: Caller) 
         ("DELETE", "/images/debian-12", None),
         ("POST", "/nodes/n3/release", None),
         ("GET", "/nodes/n3/events", None),
+        ("PATCH", "/projects/red/quota", {"volumes": 100}),
+        ("POST", "/storage/check", {}),
     ):
         assert red.refused(403, method, path, body)["type"] == "urn:bmi:problem:forbidden"
     red.refused(403, "POST", "/images?name=mine&public=true", content=b"x")

@@ -14,6 +14,7 @@ def test_what_was_given_back_and_is_there_again_is_swept(place: Place, tmp_path:
     disk = tmp_path / "disk"
     subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", disk, "16M"], check=True)
     client, storage, database = place.client, place.tools.storage, place.site.database
+    Sweep(place.tools).look()  # measures what the images take
     before = place.everything()
     place.succeeds(client.import_image("rocky-9", disk))
     place.succeeds(client.provision_node("n1", image="debian-12", project="red"), "n1")

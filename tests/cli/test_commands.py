@@ -57,7 +57,7 @@ def test_a_node_is_provisioned_and_released(site: Site, bmi: Shell, red: Shell, 
         site.will_boot("n2")
         red("provision", "n2", "--snapshot", "before-upgrade", "--wait")
         refused = red("snapshot", "delete", "before-upgrade", exits=4)
-        assert "Release the nodes first." in refused.stderr
+        assert "Release the nodes" in refused.stderr
         for node in ("n1", "n2"):
             red("release", node, "--wait")
         red("snapshot", "delete", "before-upgrade", "--wait")
@@ -109,11 +109,51 @@ def test_an_image_from_file_to_removal(site: Site, bmi: Shell, tmp_path: Path) -
     with site.working():
         assert bmi.json("image", "import", "new", str(disk), "--public", "--wait")["state"] == "succeeded"
         assert "16.0 MiB" in bmi("image", "list").stdout
-        assert "format:  qcow2" in bmi("image", "show", "new").stdout
+        assert "qcow2" in bmi("image", "show", "new").stdout
         bmi("image", "delete", "new", "--wait")
     assert [image["name"] for image in bmi.json("image", "list")] == ["debian-12"]
     bmi("image", "import", "new", str(tmp_path / "missing"), exits=2)
-    bmi("image", "import", "debian-12", str(disk), exits=4)
+    bmi("image", "import", "new", exits=2)
+    bmi("image", "import", "new", str(disk), "--rbd", "a/b", exits=2)
+    bmi("image", "import", "new@2", str(disk), exits=4)
+
+
+def test_images_as_people_keep_them(site: Site, bmi: Shell, red: Shell, tmp_path: Path) -> None:
+    site.add_image("os", "red")
+    site.add_image("os", "red")
+    assert "version:     2" in red("image", "show", "os").stdout
+    said = red(
+        "image", "set", "os", "--description", "Ours.", "--label", "a=b", "--label", "c=d", "--protect"
+    )
+    assert "labels:      a=b c=d" in said.stdout
+    assert red.json("image", "set", "os", "--unlabel", "c", "--unprotect")["labels"] == {"a": "b"}
+    assert [image["version"] for image in red.json("image", "list", "--label", "a=b")] == [2]
+    assert len(red.json("image", "list", "--all-versions")) == 3
+    red("image", "list", "--label", "a", exits=2)
+    assert red.json("image", "share", "os", "--with", "blue")["shared_with"] == ["blue"]
+    assert red.json("image", "unshare", "os", "--with", "blue")["shared_with"] == []
+    assert red.json("image", "rename", "os", "linux")["name"] == "linux"
+    red("image", "set", "linux", "--public", exits=5)
+    bmi("image", "move", "linux", exits=2)
+    assert bmi.json("image", "move", "linux", "--to-site")["public"]
+    with site.working():
+        red("image", "copy", "linux@1", "mine", "--wait")
+        assert "image linux@1 (shares data with it)" in red("image", "show", "mine").stdout
+        red("image", "flatten", "mine", "--wait")
+        red("image", "delete", "linux", exits=5)
+        bmi("image", "delete", "linux", exits=4)
+        bmi("image", "delete", "linux", "--all-versions", "--wait")
+        bmi("image", "export", "mine", "--rbd", "pool/mine", "--wait")
+        file = tmp_path / "mine.raw"
+        told = red.json("image", "download", "mine", str(file), "--format", "raw")
+        assert (told["size_bytes"], file.read_bytes()) == (4096, bytes(4096))
+        site.will_boot("n1")
+        red("provision", "n1", "--image", "debian-12@1", "--wait")
+        red("snapshot", "create", "n1", "s", "--wait")
+        red("snapshot", "promote", "s", "--as", "mine", "--wait")
+        assert red.json("image", "show", "mine")["origin"]["kind"] == "snapshot"
+        red("image", "import", "other", "--volume", "n1", "--wait")
+    assert red.json("image", "show", "mine")["version"] == 2
 
 
 def test_projects_tokens_and_switches(site: Site, url: str, bmi: Shell) -> None:

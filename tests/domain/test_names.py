@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bmi.domain.names import image_name, label, mac_address
+from bmi.domain.names import image_name, image_reference, label, labels, mac_address, sha256
 from bmi.domain.nouns import iscsi_name
 from bmi.errors import InvalidInputError
 
@@ -32,6 +32,32 @@ def test_what_is_no_label_is_refused_and_the_field_is_named(name: str) -> None:
 @pytest.mark.parametrize("name", ["debian-12.5", "a", "x_86-64", "a" * 100])
 def test_an_image_name_may_hold_dots_and_underscores(name: str) -> None:
     assert image_name(name) == name
+
+
+@pytest.mark.parametrize(
+    ("said", "name", "version"), [("debian-12", "debian-12", None), ("debian-12@3", "debian-12", 3)]
+)
+def test_a_version_stands_behind_an_at_sign(said: str, name: str, version: int | None) -> None:
+    found = image_reference(said)
+    assert (found.name, found.version, str(found)) == (name, version, said)
+
+
+@pytest.mark.parametrize("said", ["os@", "@3", "os@0", "os@03", "os@x", "os@1@2", "os @1", "os@1\n", "os@٣"])
+def test_what_names_no_version_is_refused(said: str) -> None:
+    with pytest.raises(InvalidInputError) as refused:
+        image_reference(said)
+    assert refused.value.facts["field"] == "image"
+
+
+def test_labels_and_checksums_are_checked() -> None:
+    assert labels({"role": "web server"}) == {"role": "web server"}
+    assert sha256("AB" * 32 + "\n") == "ab" * 32
+    for bad in ({"": "x"}, {"a": "x" * 201}, {"a": "\0"}, {f"k{i}": "" for i in range(65)}):
+        with pytest.raises(InvalidInputError):
+            labels(bad)
+    for digits in ("", "ab", "g" * 64, "a" * 65):
+        with pytest.raises(InvalidInputError):
+            sha256(digits)
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", ".x", "x.", "a/b", "a@3", "A", "x\n", "a" * 101])

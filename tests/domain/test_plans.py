@@ -46,6 +46,14 @@ def test_a_plan_that_cannot_be_followed_is_refused(steps: list[PlannedStep], rea
         # A disk is taken away from a node that is off, and deleted when nobody can reach it.
         (RELEASE, "unexport_volume", {"power_off"}),
         (RELEASE, "delete_volume", {"power_off", "unexport_volume"}),
+        # Nobody else gets a volume before the node that had it is off, and its export gone.
+        (PLANS["detach"], "unexport_volume", {"power_off"}),
+        (PLANS["attach"], "export_volume", {"power_off"}),
+        (PLANS["attach"], "open_port", {"power_off"}),
+        (PLANS["attach"], "await_up", {step.name for step in PLANS["attach"].steps} - {"await_up"}),
+        # A disk is replaced when nobody has it.
+        (PLANS["roll-back"], "roll_back_volume", {"require_off", "withdraw_volume"}),
+        (PLANS["roll-back"], "export_volume", {"roll_back_volume"}),
         # The setting for the next boot is made while there is a next boot.
         (POWER_ON, "power_on", {"set_network_boot"}),
         (POWER_CYCLE, "power_on", {"power_off", "set_network_boot"}),
@@ -70,3 +78,9 @@ def test_a_release_closes_the_port_at_once_and_only_goes_forward() -> None:
     assert before(RELEASE, "close_port") == set()
     assert not RELEASE.undoable
     assert PROVISION.undoable
+
+
+def test_what_a_volume_holds_survives_a_detachment_and_a_failed_attachment() -> None:
+    for kind in ("detach", "attach", "roll-back", "flatten"):
+        assert not {step.name for step in PLANS[kind].steps} & {"clone_volume", "delete_volume"}
+    assert not PLANS["detach"].undoable

@@ -9,8 +9,9 @@ import pytest
 
 from bmi.domain.nouns import Actor
 from bmi.errors import BmiError, BusyError, ConflictError, InUseError, InvalidStateError
-from bmi.service import images, nodes, projects
+from bmi.service import image_sources, images, nodes, projects, snapshots
 from bmi.service.core import OperationView
+from bmi.service.image_sources import Source, Told
 from bmi.store import operations as journal
 from bmi.store import records
 from tests.installation import SITE, Site
@@ -52,6 +53,22 @@ def test_one_image_is_deleted_once(site: Site) -> None:
     done, refused = at_once(*[lambda: images.delete_image(site.core, SITE, "debian-12")] * 4)
     assert len(done) == 1
     assert [type(error) for error in refused] == [BusyError] * 3
+
+
+def test_imports_to_one_name_get_different_versions(site: Site, red: Actor) -> None:
+    def make(name: str) -> OperationView:
+        return image_sources.import_image(site.core, red, name, Source(image="debian-12"), Told())
+
+    site.add_image("os", "red")
+    done, refused = at_once(*[lambda: make("os")] * 4)
+    assert refused == []
+    assert {view.operation.args["image"] for view in done} == {"os@2", "os@3", "os@4", "os@5"}
+    done, refused = at_once(*[lambda: make("new")] * 4)
+    # There is no row of the name yet that the others could wait for.
+    assert {type(error) for error in refused} <= {BusyError}
+    versions = sorted(view.operation.args["image"] for view in done)
+    assert versions == [f"new@{number}" for number in range(1, len(done) + 1)]
+    assert done
 
 
 def test_one_key_makes_one_operation(site: Site, red: Actor) -> None:
@@ -122,7 +139,7 @@ def test_what_a_node_is_provisioned_from_is_not_deleted_meanwhile(
     order = nodes.Order(image="debian-12")
     if kind == "snapshot":
         site.provision("n2", "red")
-        images.create_snapshot(site.core, red, "n2", "tuned")
+        snapshots.create_snapshot(site.core, red, "n2", "tuned")
         site.settle()
         order = nodes.Order(snapshot="tuned")
 
@@ -134,7 +151,7 @@ def test_what_a_node_is_provisioned_from_is_not_deleted_meanwhile(
             case "image":
                 return images.delete_image(site.core, SITE, "debian-12")
             case "snapshot":
-                return images.delete_snapshot(site.core, red, "tuned")
+                return snapshots.delete_snapshot(site.core, red, "tuned")
             case _:
                 return projects.delete_project(site.core, SITE, "red")
 

@@ -7,14 +7,16 @@ import pytest
 from bmi.config import NetworkSettings
 from bmi.domain.nouns import Actor, NodeState, ObjectState
 from bmi.errors import (
-    AlreadyExistsError,
+    ForbiddenError,
     InUseError,
     InvalidInputError,
     InvalidStateError,
     NoFreeAddressError,
     NotFoundError,
 )
-from bmi.service import images, nodes, operations, projects
+from bmi.service import images, nodes, operations, projects, snapshots
+from bmi.service.core import OperationView
+from bmi.service.image_sources import Told, check_import, import_file
 from bmi.store import records
 from tests.installation import SITE, Site
 
@@ -37,7 +39,7 @@ def test_projects_are_given_the_lowest_free_numbers(site: Site) -> None:
 def test_a_project_that_holds_something_stays(site: Site, red: Actor) -> None:
     site.add_image("mine", "red")
     site.provision("n1", "red")
-    images.create_snapshot(site.core, red, "n1", "s")
+    snapshots.create_snapshot(site.core, red, "n1", "s")
     site.settle()
     with pytest.raises(InUseError) as caught:
         projects.delete_project(site.core, SITE, "red")
@@ -69,23 +71,38 @@ def test_an_image_that_is_not_ready_boots_nobody(site: Site, red: Actor) -> None
         nodes.provision_node(site.core, red, "n1", nodes.Order(image="fresh"))
 
 
+def came(
+    site: Site, actor: Actor, name: str, told: Told, upload_id: str, key: str | None = None
+) -> OperationView:
+    return import_file(
+        site.core,
+        actor,
+        name,
+        told,
+        upload_id=upload_id,
+        file_name="disk",
+        size_bytes=4096,
+        sha256="0" * 64,
+        key=key,
+    )
+
+
 def test_an_image_of_the_site_is_everybodys(site: Site, red: Actor) -> None:
-    images.import_image(site.core, SITE, "of-the-site", upload_id="u1", sha256="0" * 64)
-    images.import_image(site.core, SITE, "of-blue", upload_id="u2", sha256="0" * 64, project="blue")
+    came(site, SITE, "of-the-site", Told(), "u1")
+    came(site, SITE, "of-blue", Told(project="blue"), "u2")
     assert images.get_image(site.core, red, "of-the-site").image.public
     with pytest.raises(NotFoundError):
         images.get_image(site.core, red, "of-blue")
 
 
 def test_an_import_is_checked_before_the_upload(site: Site, red: Actor) -> None:
-    images.check_import(site.core, red, "debian-12", project=None, public=False)
-    site.add_image("mine", "red")
-    with pytest.raises(AlreadyExistsError):
-        images.check_import(site.core, red, "mine", project=None, public=False)
-    made = images.import_image(site.core, red, "new", upload_id="u1", sha256="0" * 64, key="k")
-    assert images.check_import(site.core, red, "new", project=None, public=False, key="k") == made
+    check_import(site.core, red, "debian-12", Told())
+    with pytest.raises(ForbiddenError):
+        check_import(site.core, red, "mine", Told(public=True))
+    made = came(site, red, "new", Told(), "u1", key="k")
+    assert check_import(site.core, red, "new", Told(), key="k") == made
     with pytest.raises(InvalidInputError, match="Idempotency-Key"):
-        images.check_import(site.core, red, "newer", project=None, public=False, key="k")
+        check_import(site.core, red, "newer", Told(), key="k")
 
 
 def test_a_member_sees_a_timeline_from_when_the_node_came(site: Site, red: Actor, blue: Actor) -> None:

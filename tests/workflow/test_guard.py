@@ -46,6 +46,7 @@ def add_node(world: World, number: int, *, exported: bool) -> str:
             tx,
             rows.volume(
                 id=f"volume-{number}",
+                name=f"n{number}",
                 node_id=f"node-{number}",
                 state=ObjectState.READY,
                 exported=exported,

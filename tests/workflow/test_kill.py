@@ -53,6 +53,13 @@ STORIES = {
     "release": Story("release"),
     "failure": Story("provision", boot_timeout_s=0, undoes=True),
     "cancellation": Story("provision", news=World.cancel, undoes=True),
+    "detach": Story("detach"),
+    "attach": Story("attach"),
+    "attach-cancellation": Story("attach", news=World.cancel, undoes=True),
+    "snapshot": Story("snapshot"),
+    "roll-back": Story("roll-back"),
+    "flatten": Story("flatten"),
+    "delete-volume": Story("delete-volume"),
 }
 KILLS = [(name, *moment) for name, story in STORIES.items() for moment in story.moments()]
 
@@ -154,6 +161,13 @@ def test_a_killed_worker_leaves_no_trace(
         ("release", OperationState.SUCCEEDED, NodeState.FREE, None, "off", None),
         ("failure", OperationState.FAILED, NodeState.ERROR, None, "off", ObjectState.DELETING),
         ("cancellation", OperationState.CANCELLED, NodeState.FREE, None, "off", None),
+        ("detach", OperationState.SUCCEEDED, NodeState.FREE, None, "off", ObjectState.READY),
+        ("attach", OperationState.SUCCEEDED, NodeState.ACTIVE, 100, "on", ObjectState.READY),
+        ("attach-cancellation", OperationState.CANCELLED, NodeState.FREE, None, "off", ObjectState.READY),
+        ("snapshot", OperationState.SUCCEEDED, NodeState.ACTIVE, 100, "on", ObjectState.READY),
+        ("roll-back", OperationState.SUCCEEDED, NodeState.ACTIVE, 100, "off", ObjectState.READY),
+        ("flatten", OperationState.SUCCEEDED, NodeState.ACTIVE, 100, "on", ObjectState.READY),
+        ("delete-volume", OperationState.SUCCEEDED, NodeState.FREE, None, "off", None),
     ],
 )
 def test_an_undisturbed_worker_comes_to_the_right_end(
@@ -168,14 +182,20 @@ def test_an_undisturbed_worker_comes_to_the_right_end(
     """So that the other tests do not compare one wrong end with another."""
     ending = undisturbed(name)
     known, found = ending["known"], ending["found"]
-    is_served = volume is ObjectState.READY
+    is_there = volume is ObjectState.READY
+    is_served = is_there and node is NodeState.ACTIVE
 
     assert [row["state"] for row in known["operations"]] == [operation]
     assert [row["state"] for row in known["nodes"]] == [node]
     assert [row["state"] for row in known["volumes"]] == ([volume] if volume else [])
     assert [row["exported"] for row in known["volumes"]] == ([is_served] if volume else [])
-    assert len(known["addresses"]) == bool(volume)
+    assert len(known["addresses"]) == (node is not NodeState.FREE)
+    assert [bool(row["node_id"]) for row in known["volumes"]] == [node is not NodeState.FREE] * bool(volume)
     assert found["switch"] == {"eth1": port}
     assert [bmc["power"] for bmc in found["bmc"].values()] == [power]
-    assert list(found["storage"]) == ["bmi-image-image-1", *(["bmi-volume-volume-1"] if is_served else [])]
+    of_snapshot = ["bmi-snapshot-snapshot-1"] if name in {"snapshot", "roll-back"} else []
+    of_volume = ["bmi-volume-volume-1"] if is_there else []
+    assert list(found["storage"]) == ["bmi-image-image-1", *of_snapshot, *of_volume]
+    if name == "roll-back":
+        assert ending["files"]["bmi-volume-volume-1.raw"] == ending["files"]["bmi-snapshot-snapshot-1.raw"]
     assert [len(targets) for targets in found["export"].values()] == [int(is_served)]

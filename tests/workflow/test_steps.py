@@ -1,6 +1,7 @@
 """What the real steps do to rows and to the world, beyond what the kill tests show."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -30,7 +31,7 @@ def test_every_plan_is_made_of_known_steps_and_has_an_outcome() -> None:
 
 
 def test_a_step_of_an_undoable_plan_leaves_nothing_or_is_undone() -> None:
-    harmless = {"power_off", "set_network_boot", "await_up"}
+    harmless = {"power_off", "set_network_boot", "await_up", "require_off", "roll_back_volume"}
     for plan in PLANS.values():
         if plan.undoable:
             assert {step.name for step in plan.steps if STEPS[step.name].undo is None} <= harmless
@@ -161,10 +162,11 @@ def test_a_retry_never_boots_a_volume_that_was_used(world: World, fault: str) ->
     """The first try booted from it and failed; its undo may have failed as well."""
     world.tools = replace(world.tools, boot_timeout_s=0)
     made = world.ask("provision")
+    disk = Path(world.storage.backing("volume-1").location)
 
     def use(step: str, moment: str) -> None:
         if (step, moment) == ("await_up", "before"):
-            world.storage.local_path(Ref("volume", "volume-1")).write_bytes(b"used")
+            disk.write_bytes(b"used")
             if fault:
                 world.storage.world.set_fault("delete", error=fault, retryable=False)
 
@@ -174,20 +176,21 @@ def test_a_retry_never_boots_a_volume_that_was_used(world: World, fault: str) ->
     world.storage.world.set_fault("delete")
     STEPS["clone_volume"].do(Context(operation, {}, world.database.now(), world.tools))
 
-    assert world.storage.local_path(Ref("volume", "volume-1")).read_bytes() != b"used"
+    assert disk.read_bytes() != b"used"
 
 
 def test_cloning_does_not_touch_a_volume_that_is_served_or_ready(world: World) -> None:
     made = world.ask("provision")
     world.storage.clone(Ref("image", "image-1"), "volume-1")
-    world.storage.local_path(Ref("volume", "volume-1")).write_bytes(b"in use")
+    disk = Path(world.storage.backing("volume-1").location)
+    disk.write_bytes(b"in use")
     with world.database.read() as tx:
         context = Context(journal.operations.get(tx, made), {}, 0, world.tools)
     for values in ({"exported": True}, {"exported": False, "state": ObjectState.READY}):
         with world.database.write() as tx:
             records.volumes.update(tx, id="volume-1", values=values)
         STEPS["clone_volume"].do(context)
-        assert world.storage.local_path(Ref("volume", "volume-1")).read_bytes() == b"in use"
+        assert disk.read_bytes() == b"in use"
 
 
 @pytest.mark.parametrize("kind", ["provision", "release"])
@@ -205,3 +208,54 @@ def test_a_node_without_a_switch_port_is_handled_too(world: World, kind: str) ->
         steps = {step.name: step for step in journal.steps_of(tx, made)}
     port = steps["open_port" if kind == "provision" else "close_port"]
     assert port.result == {}
+
+
+# ---- a store that is away -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "call"),
+    [
+        ("provision", "clone"),
+        ("release", "delete"),
+        ("detach", "fence"),
+        ("snapshot", "snapshot"),
+        ("roll-back", "roll_back"),
+        ("flatten", "flatten"),
+        ("delete-volume", "delete"),
+    ],
+)
+def test_an_operation_waits_for_a_store_that_is_away(world: World, kind: str, call: str) -> None:
+    made = world.ask(kind)
+    world.storage.world.set_fault(call, error="The store is away.", times=8)
+    steps = {name: replace(step, backoff_s=0.001) for name, step in STEPS.items()}
+    engine = Engine(world.database, steps, OUTCOMES, world.tools, owner="worker", threads=4, patience_s=0.5)
+
+    def up(step: str, moment: str) -> None:
+        if (step, moment) == ("await_up", "done"):
+            world.report_up()
+
+    engine._hook = up
+    try:
+        engine.run_until_idle(20)
+    finally:
+        engine._pool.shutdown(wait=True)
+    with world.database.read() as tx:
+        assert journal.operations.get(tx, made).state is OperationState.SUCCEEDED
+        tries = max(step.attempts for step in journal.steps_of(tx, made))
+    assert tries == 8
+
+
+def test_an_operation_does_not_wait_for_ever(world: World) -> None:
+    made = world.ask("flatten")
+    world.storage.world.set_fault("flatten", error="The store is away.")
+    steps = {name: replace(step, backoff_s=0.001) for name, step in STEPS.items()}
+    engine = Engine(world.database, steps, OUTCOMES, world.tools, owner="worker", threads=4, patience_s=0.1)
+    try:
+        engine.run_until_idle(20)
+    finally:
+        engine._pool.shutdown(wait=True)
+    with world.database.read() as tx:
+        operation = journal.operations.get(tx, made)
+    assert operation.state is OperationState.FAILED
+    assert (operation.problem or {})["detail"] == "The store is away."

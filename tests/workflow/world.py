@@ -92,25 +92,63 @@ class World:
         records.nodes.update(tx, id="node-1", values=provisioning)
 
     def ask(self, kind: str) -> str:
-        """Enqueues an operation on the node; a release finds it active first."""
-        with self.database.write() as tx:
-            if kind == "provision":
+        """Enqueues an operation on the node or its volume, which is there first unless it is to be made."""
+        subject, args = ("node", "node-1", "n1"), dict[str, Any]()
+        if kind == "provision":
+            with self.database.write() as tx:
                 self.give(tx)
-            else:
-                self.give(tx, state=ObjectState.READY, exported=True)
-                records.nodes.update(tx, id="node-1", values={"state": NodeState.RELEASING})
-        if kind == "release":
-            self.bring_up()
+        else:
+            args = self._prepare(kind)
+        if kind in {"flatten", "delete-volume", "roll-back-volume"}:
+            subject = ("volume", "volume-1", "n1")
         with self.database.write() as tx:
             return journal.enqueue(
                 tx,
                 PLANS[kind],
                 now=self.database.now(),
                 actor=_ADMIN,
-                subject=("node", "node-1", "n1"),
+                subject=subject,
                 project_id="project-1",
-                args={},
+                args=args,
             ).id
+
+    def _prepare(self, kind: str) -> dict[str, Any]:
+        """What there is when the operation is asked for; returns its arguments."""
+        args: dict[str, Any] = {"volume_id": "volume-1"}
+        with self.database.write() as tx:
+            self.give(tx, state=ObjectState.READY, exported=True)
+            if kind in {"release", "detach"}:
+                records.nodes.update(tx, id="node-1", values={"state": NodeState.RELEASING})
+            elif kind != "attach":
+                records.nodes.update(tx, id="node-1", values={"state": NodeState.ACTIVE})
+            if kind == "snapshot":
+                records.snapshots.insert(tx, rows.snapshot(state=ObjectState.CREATING, volume_id="volume-1"))
+            elif kind == "roll-back":
+                records.snapshots.insert(tx, rows.snapshot(volume_id="volume-1"))
+        self.bring_up()
+        if kind in {"snapshot", "roll-back"}:
+            args["snapshot_id"] = "snapshot-1"
+        if kind == "roll-back":
+            self.storage.snapshot("volume-1", "snapshot-1")
+            Path(self.storage.backing("volume-1").location).write_bytes(b"written since")
+            self.bmc.power_off(BmcAccess(rows.node().bmc_address, password=_BMC_PASSWORD))
+        elif kind in {"attach", "delete-volume"}:
+            self._detach(attached=kind == "attach")
+        return args
+
+    def _detach(self, *, attached: bool) -> None:
+        """As a release that kept the volume has left the world; `attached` again, but not yet there."""
+        with self.database.write() as tx:
+            network, volume = records.networks.get(tx, "network-1"), records.volumes.get(tx, "volume-1")
+            records.volumes.update(tx, id=volume.id, values={"exported": False})
+            if not attached:
+                records.volumes.update(tx, id=volume.id, values={"node_id": None})
+                tx.execute(schema.addresses.delete())
+                free = {"state": NodeState.FREE, "project_id": None}
+                records.nodes.update(tx, id="node-1", values=free)
+        self.export.remove(portal_of(self.tools, network), target_of(self.tools, volume).iqn)
+        self.switch.close("eth1")
+        self.bmc.power_off(BmcAccess(rows.node().bmc_address, password=_BMC_PASSWORD))
 
     def bring_up(self) -> None:
         """The outside of an active node."""
@@ -154,7 +192,7 @@ class World:
             "switch": "ports",
         }
         found = {place: self._read(place, table) for place, table in worlds.items()}
-        files = sorted(path.name for path in (self.root / "storage" / "bytes").iterdir())
+        files = {path.name: path.read_bytes() for path in (self.root / "storage" / "bytes").iterdir()}
         return {"known": known, "stages": stages, "found": found, "files": files}
 
     def _read(self, place: str, table: str) -> Any:

@@ -9,8 +9,22 @@ from fastapi.routing import APIRoute
 from bmi import __version__
 from bmi.api import problems
 from bmi.api.envelope import Envelope
+from bmi.api.intake import Intake
 from bmi.api.models import Problem
-from bmi.api.routes import images, nodes, operations, projects, site, snapshots, switches, tokens
+from bmi.api.routes import (
+    downloads,
+    images,
+    nodes,
+    operations,
+    projects,
+    site,
+    snapshots,
+    storage,
+    switches,
+    tokens,
+    uploads,
+    volumes,
+)
 from bmi.service.core import Core
 
 _DESCRIPTION = (
@@ -33,8 +47,22 @@ def create_app(core: Core, *, uploads_dir: Path) -> FastAPI:
     )
     app.state.core = core
     app.state.uploads_dir = uploads_dir
+    app.state.intake = Intake(uploads_dir)
     v1 = APIRouter(prefix="/v1")
-    for noun in (site, projects, tokens, switches, nodes, images, snapshots, operations):
+    for noun in (
+        site,
+        projects,
+        tokens,
+        switches,
+        nodes,
+        images,
+        downloads,
+        uploads,
+        volumes,
+        snapshots,
+        storage,
+        operations,
+    ):
         v1.include_router(noun.router)
     app.include_router(v1)
     app.add_middleware(Envelope)

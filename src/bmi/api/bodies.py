@@ -8,6 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, SecretStr, StringC
 _Text = Annotated[str, StringConstraints(pattern=r"^[^\x00]*$", max_length=1000)]
 # The service says what a good name is; this only bounds it.
 _Name = Annotated[str, StringConstraints(pattern=r"^[^\x00]*$", max_length=100)]
+# With the version behind it.
+_ImageName = Annotated[str, StringConstraints(pattern=r"^[^\x00]*$", max_length=120)]
 _Document = Annotated[str, StringConstraints(pattern=r"^[^\x00]*$")]
 
 _CENTURY_S = 100 * 366 * 86400
@@ -55,8 +57,10 @@ class RegisterNode(_Body):
 
 
 class Provision(_Body):
-    image: _Name | None = Field(None, description="Give exactly one of image and snapshot.")
+    image: _ImageName | None = Field(None, description="Give exactly one of image, snapshot and volume.")
     snapshot: _Name | None = None
+    volume: _Name | None = Field(None, description="A detached one; it keeps its size and its identity.")
+    size_bytes: int | None = Field(None, description="Left out: as large as what it is cloned from.")
     project: _Name | None = Field(None, description="For administrators, who must say it.")
     hostname: _Name | None = Field(None, description="Left out: the node's name.")
     ssh_keys: list[_Document] = Field(
@@ -71,3 +75,98 @@ class Power(_Body):
 
 class CreateSnapshot(_Body):
     name: _Name
+
+
+class Release(_Body):
+    keep_volume: bool = Field(False, description="Detach it instead of deleting it.")
+    keep_as: _Name | None = Field(None, description="What the volume is called from then on.")
+
+
+class Rename(_Body):
+    name: _Name
+
+
+class RollBack(_Body):
+    snapshot: _Name
+    force: bool = Field(False, description="Even if it is a snapshot of another volume.")
+
+
+class Diff(_Body):
+    older: _Name = Field(examples=["snapshot:before-upgrade"])
+    newer: _Name = Field(examples=["volume:n1"])
+
+
+class CheckStorage(_Body):
+    repair: bool = Field(False, description="Mend what is BMI's own.")
+
+
+class Quota(_Body):
+    """Limits; one that is left out stays as it is, null lifts it."""
+
+    volumes: int | None = None
+    volume_bytes: int | None = None
+    snapshots: int | None = None
+    images: int | None = None
+    image_bytes: int | None = None
+    unique_bytes: int | None = None
+
+
+_Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9A-Fa-f]{64}$")]
+_Long = Annotated[str, StringConstraints(pattern=r"^[^\x00]*$", max_length=4000)]
+_Labels = dict[_Name, Annotated[str, StringConstraints(pattern=r"^[^\x00]*$", max_length=200)]]
+
+
+class ImageSource(_Body):
+    """Exactly one of upload, url, image, snapshot, volume and rbd."""
+
+    upload: _Name | None = Field(None, description="The id of a complete upload of the same token.")
+    url: _Long | None = Field(None, examples=["https://example.net/debian-12.qcow2"])
+    sha256: _Sha256 | None = Field(None, description="Of the file behind the URL.")
+    image: _ImageName | None = Field(None, examples=["debian-12@3"])
+    snapshot: _Name | None = None
+    volume: _Name | None = Field(None, description="It is frozen for this, whether its node runs or not.")
+    rbd: _Text | None = Field(
+        None,
+        description="An image of the Ceph store that is not BMI's; for administrators.",
+        examples=["pool/image@snap"],
+    )
+    project: _Name | None = Field(
+        None, description="For administrators: the project of the image, snapshot or volume."
+    )
+
+
+class ImportImage(_Body):
+    name: _Name = Field(description="If images of this name exist, the new one is its next version.")
+    source: ImageSource
+    project: _Name | None = Field(
+        None, description="For administrators: the project that will own it; left out: the site."
+    )
+    public: bool | None = Field(None, description="Left out: as the version before. For administrators.")
+    description: _Text | None = Field(None, description="Left out: that of the version before.")
+    labels: _Labels = Field(default_factory=dict)
+
+
+class ChangeImage(_Body):
+    """What is left out stays as it is."""
+
+    name: _Name | None = Field(None, description="A new name for all its versions.")
+    description: _Text | None = None
+    labels: dict[_Name, Annotated[str, StringConstraints(pattern=r"^[^\x00]*$", max_length=200)] | None] = (
+        Field(default_factory=dict, description="Labels to set; null removes one.")
+    )
+    protected: bool | None = Field(None, description="A protected version is not deleted.")
+    public: bool | None = Field(
+        None, description="Usable by every project: all versions unless one is named. For administrators."
+    )
+
+
+class MoveImage(_Body):
+    to: _Name | None = Field(None, description="The new owner; left out: the site.")
+
+
+class PrepareDownload(_Body):
+    format: _Name = Field("qcow2", description="qcow2 (compressed) or raw.")
+
+
+class PublishImage(_Body):
+    location: _Text = Field(description="Where nothing may be yet.", examples=["pool/image"])

@@ -8,6 +8,7 @@ from typing import Annotated, TypeVar
 from fastapi import Depends, Header, Query, Request, Response
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
+from bmi.api.intake import Intake
 from bmi.domain.nouns import Actor
 from bmi.errors import UnauthenticatedError
 from bmi.service import access
@@ -28,8 +29,14 @@ async def _uploads_dir(request: Request) -> Path:
     return directory
 
 
+async def _intake(request: Request) -> Intake:
+    intake: Intake = request.app.state.intake
+    return intake
+
+
 CoreDep = Annotated[Core, Depends(_core)]
 UploadsDir = Annotated[Path, Depends(_uploads_dir)]
+IntakeDep = Annotated[Intake, Depends(_intake)]
 
 
 def _actor(core: CoreDep, given: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]) -> Actor:

@@ -7,7 +7,7 @@ from bmi.api import problems
 from bmi.errors import BmiError, TooLargeError
 
 MAX_BODY_BYTES = 1 << 20
-UPLOAD = ("POST", "/v1/images")
+_UPLOADS = "/v1/uploads"
 
 # Answers are data for one caller: nothing may keep, guess at, frame or run them.
 _HEADERS = [
@@ -42,12 +42,13 @@ class Envelope:
                 begun = True
                 # An answer before the end of a body means that nobody wants the rest of it.
                 closing = [] if whole else [(b"connection", b"close")]
-                message["headers"] = [*message.get("headers", ()), *_HEADERS, *closing]
+                tus = [(b"tus-resumable", b"1.0.0")] if scope["path"].startswith(_UPLOADS) else []
+                message["headers"] = [*message.get("headers", ()), *_HEADERS, *closing, *tus]
             await send(message)
 
         try:
             incoming: Receive = receive_noting_the_end
-            if (scope["method"], scope["path"]) != UPLOAD:
+            if not _is_file(scope["method"], scope["path"]):
                 incoming = await _read_whole(incoming)
             await self._app(scope, incoming, send_with_headers)
         except ClientDisconnect:
@@ -57,6 +58,12 @@ class Envelope:
                 raise
             problem = error if isinstance(error, BmiError) else problems.defect(error)
             await problems.response_of(problem)(scope, receive, send_with_headers)
+
+
+def _is_file(method: str, path: str) -> bool:
+    """Whether the body is a file, or a piece of one, that goes to the disk as it comes."""
+    whole = (method, path) == ("POST", "/v1/images")
+    return whole or (method == "PATCH" and path.startswith(f"{_UPLOADS}/"))
 
 
 async def _read_whole(receive: Receive) -> Receive:

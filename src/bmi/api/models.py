@@ -20,7 +20,6 @@ from bmi.errors import (
 )
 from bmi.service.access import TokenView
 from bmi.service.core import OperationView
-from bmi.service.images import ImageView, SnapshotView
 from bmi.service.node_views import NodeView
 from bmi.service.projects import ProjectView
 
@@ -41,6 +40,8 @@ _OF_THE_SITE = {
 }
 # This one is about the node's own boot, which is the project's business.
 _OF_THE_PROJECT = "await_up"
+# The step whose result is what was asked for.
+_OF_THE_ASKER = "compare"
 
 
 def moment(seconds: float | None) -> datetime | None:
@@ -48,7 +49,7 @@ def moment(seconds: float | None) -> datetime | None:
     return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
 
 
-def _time(seconds: float) -> datetime:
+def time_of(seconds: float) -> datetime:
     return datetime.fromtimestamp(seconds, UTC)
 
 
@@ -70,11 +71,11 @@ def _problem_for(actor: Actor, problem: Json | None) -> Json | None:
     }
 
 
-class _Shown(BaseModel):
+class Shown(BaseModel):
     model_config = ConfigDict(frozen=True)
 
 
-class Page(_Shown, Generic[M]):
+class Page(Shown, Generic[M]):
     """A part of a list; `next` is what to give as `after` for the part behind it."""
 
     items: list[M]
@@ -101,12 +102,12 @@ class Problem(BaseModel):
     remedy: str = Field("", description="What to do about it.")
 
 
-class Health(_Shown):
+class Health(Shown):
     status: str
     version: str
 
 
-class Whoami(_Shown):
+class Whoami(Shown):
     name: str
     role: Role
     project: str | None
@@ -116,13 +117,13 @@ class Whoami(_Shown):
         return cls(name=actor.name, role=actor.role, project=project)
 
 
-class NetworkShown(_Shown):
+class NetworkShown(Shown):
     vlan: int
     address: str = Field(description="BMI's own address in it, with the prefix length.")
     state: ObjectState
 
 
-class ProjectShown(_Shown):
+class ProjectShown(Shown):
     name: str
     network: NetworkShown | None
     created_at: datetime
@@ -135,11 +136,11 @@ class ProjectShown(_Shown):
             network=NetworkShown(vlan=network.vlan, address=network.address, state=network.state)
             if network
             else None,
-            created_at=_time(view.project.created_at),
+            created_at=time_of(view.project.created_at),
         )
 
 
-class TokenShown(_Shown):
+class TokenShown(Shown):
     name: str
     role: Role
     project: str | None
@@ -153,7 +154,7 @@ class TokenShown(_Shown):
             name=token.name,
             role=token.role,
             project=view.project,
-            created_at=_time(token.created_at),
+            created_at=time_of(token.created_at),
             expires_at=moment(token.expires_at),
         )
 
@@ -162,7 +163,7 @@ class NewTokenShown(TokenShown):
     secret: str = Field(description="What to send as bearer token. It is shown this once.")
 
 
-class SwitchShown(_Shown):
+class SwitchShown(Shown):
     name: str
     driver: str
     options: Json
@@ -174,17 +175,19 @@ class SwitchShown(_Shown):
             name=switch.name,
             driver=switch.driver,
             options=switch.options,
-            created_at=_time(switch.created_at),
+            created_at=time_of(switch.created_at),
         )
 
 
-class StepShown(_Shown):
+class StepShown(Shown):
     name: str
     after: tuple[str, ...] = Field(description="The steps that must be done first.")
     state: StepState
     attempts: int = Field(description="How often it has failed so far.")
     problem: Json | None
-    result: Json | None = Field(description="What it found or made; for administrators.")
+    result: Json | None = Field(
+        description="What it found or made; of a comparison for all, else for administrators."
+    )
     started_at: datetime | None
     finished_at: datetime | None
 
@@ -196,13 +199,13 @@ class StepShown(_Shown):
             state=step.state,
             attempts=step.attempts,
             problem=_problem_for(actor, step.problem),
-            result=step.result if actor.is_admin else None,
+            result=step.result if actor.is_admin or step.name == _OF_THE_ASKER else None,
             started_at=moment(step.started_at),
             finished_at=moment(step.finished_at),
         )
 
 
-class OperationShown(_Shown):
+class OperationShown(Shown):
     id: str
     kind: str
     state: OperationState
@@ -230,33 +233,34 @@ class OperationShown(_Shown):
             args=operation.args,
             problem=_problem_for(actor, operation.problem),
             cancel_requested=operation.cancel_requested,
-            created_at=_time(operation.created_at),
+            created_at=time_of(operation.created_at),
             started_at=moment(operation.started_at),
             finished_at=moment(operation.finished_at),
             steps=[StepShown.of(actor, step) for step in view.steps],
         )
 
 
-class BmcShown(_Shown):
+class BmcShown(Shown):
     driver: str
     address: str
     username: str
     verify_tls: bool
 
 
-class LiveOperation(_Shown):
+class LiveOperation(Shown):
     id: str
     kind: str
     state: OperationState
 
 
-class VolumeShown(_Shown):
+class NodeVolume(Shown):
     id: str
+    name: str
     state: ObjectState
     size_bytes: int
 
 
-class NodeShown(_Shown):
+class NodeShown(Shown):
     """A node. Members see only name and state of one that nobody has; wiring and BMC are for administrators."""
 
     name: str
@@ -266,7 +270,7 @@ class NodeShown(_Shown):
     address: str | None = Field(None, description="Its fixed IPv4 address in the project's network.")
     image: str | None = None
     snapshot: str | None = None
-    volume: VolumeShown | None = None
+    volume: NodeVolume | None = None
     operation: LiveOperation | None = Field(None, description="What is being done to it right now.")
     problem: Json | None = Field(None, description="Why it is in state `error`.")
     switch: str | None = None
@@ -296,19 +300,21 @@ class NodeShown(_Shown):
             address=view.address,
             image=view.image,
             snapshot=view.snapshot,
-            volume=VolumeShown(id=volume.id, state=volume.state, size_bytes=volume.size_bytes)
+            volume=NodeVolume(
+                id=volume.id, name=volume.name, state=volume.state, size_bytes=volume.size_bytes
+            )
             if volume
             else None,
             operation=LiveOperation(id=operation.id, kind=operation.kind, state=operation.state)
             if operation
             else None,
             problem=_problem_for(actor, node.problem),
-            created_at=_time(node.created_at),
+            created_at=time_of(node.created_at),
             **site,
         )
 
 
-class EventShown(_Shown):
+class EventShown(Shown):
     id: int
     at: datetime
     stage: str
@@ -319,62 +325,8 @@ class EventShown(_Shown):
     def of(cls, event: Event) -> Self:
         return cls(
             id=event.id,
-            at=_time(event.at),
+            at=time_of(event.at),
             stage=event.stage,
             detail=event.detail,
             operation=event.operation_id,
-        )
-
-
-class ImageShown(_Shown):
-    id: str
-    name: str
-    project: str | None = Field(description="Its owner; null is the site.")
-    public: bool
-    state: ObjectState
-    format: str | None = Field(description="What was uploaded: raw or qcow2.")
-    size_bytes: int | None = Field(description="Size of the disk.")
-    sha256: str | None = Field(description="Of the uploaded file.")
-    boot: Json | None = Field(description="What was found in it to boot.")
-    created_at: datetime
-
-    @classmethod
-    def of(cls, view: ImageView) -> Self:
-        image = view.image
-        return cls(
-            id=image.id,
-            name=image.name,
-            project=view.project,
-            public=image.public,
-            state=image.state,
-            format=image.format,
-            size_bytes=image.size_bytes,
-            sha256=image.sha256,
-            boot=image.boot,
-            created_at=_time(image.created_at),
-        )
-
-
-class SnapshotShown(_Shown):
-    id: str
-    name: str
-    project: str
-    node: str = Field(description="The node whose volume was frozen.")
-    image: str = Field(description="The image that the volume was cloned from.")
-    state: ObjectState
-    size_bytes: int
-    created_at: datetime
-
-    @classmethod
-    def of(cls, view: SnapshotView) -> Self:
-        snapshot = view.snapshot
-        return cls(
-            id=snapshot.id,
-            name=snapshot.name,
-            project=view.project,
-            node=snapshot.node_name,
-            image=view.image,
-            state=snapshot.state,
-            size_bytes=snapshot.size_bytes,
-            created_at=_time(snapshot.created_at),
         )

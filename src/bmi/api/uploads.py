@@ -15,7 +15,7 @@ from bmi.errors import InsufficientSpaceError, InvalidInputError, TooLargeError
 
 _GIB = 1 << 30
 # One hop into a thread per MiB instead of one per network packet.
-_BATCH_BYTES = 1 << 20
+BATCH_BYTES = 1 << 20
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
@@ -49,7 +49,7 @@ class Upload:
             while rest:
                 rest = rest[os.write(self._file, rest) :]
         except OSError as error:
-            raise _no_room(error) from error
+            raise no_room(error) from error
 
     def keep(self, name: str) -> Path:
         """Makes the file appear under `name`, whole and on the disk."""
@@ -60,13 +60,14 @@ class Upload:
             os.link(f"/proc/self/fd/{self._file}", name, src_dir_fd=directory, dst_dir_fd=directory)
             os.fsync(directory)
         except OSError as error:
-            raise _no_room(error) from error
+            raise no_room(error) from error
         finally:
             os.close(directory)
         return self._directory / name
 
 
-def _no_room(error: OSError) -> Exception:
+def no_room(error: OSError) -> Exception:
+    """What to raise for a write that failed."""
     if error.errno not in _FULL:
         return error
     return InsufficientSpaceError(
@@ -86,6 +87,11 @@ def check_announced(request: Request, directory: Path, max_bytes: int) -> None:
     announced = request.headers.get("content-length", "")
     size_bytes = int(announced) if announced.isdigit() else 0
     _check_size(size_bytes, max_bytes)
+    check_room(directory, size_bytes)
+
+
+def check_room(directory: Path, size_bytes: int) -> None:
+    """Refuses what there is no room for. Raises InsufficientSpaceError."""
     free_bytes = shutil.disk_usage(directory).free
     if size_bytes > free_bytes:
         raise InsufficientSpaceError(
@@ -109,7 +115,7 @@ async def receive(request: Request, upload: Upload, max_bytes: int) -> None:
     batch = bytearray()
     async for chunk in request.stream():
         batch += chunk
-        if len(batch) >= _BATCH_BYTES:
+        if len(batch) >= BATCH_BYTES:
             _check_size(upload.size_bytes + len(batch), max_bytes)
             await run_sync(upload.write, bytes(batch))
             batch.clear()

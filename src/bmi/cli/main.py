@@ -6,7 +6,22 @@ from typing import Any
 import click
 
 from bmi import __version__
-from bmi.cli import image, lab, node, operation, output, project, server, snapshot, switch, token
+from bmi.cli import (
+    image,
+    image_transfer,
+    lab,
+    node,
+    operation,
+    output,
+    project,
+    server,
+    snapshot,
+    storage,
+    switch,
+    token,
+    tree,
+    volume,
+)
 from bmi.cli.session import Session, exit_code, pass_session
 from bmi.errors import BmiError
 
@@ -77,6 +92,14 @@ def whoami(session: Session) -> None:
 
 
 for command in (
+    image_transfer.import_image,
+    image_transfer.copy,
+    image_transfer.export,
+    image_transfer.download,
+    tree.tree,
+):
+    image.image.add_command(command)
+for command in (
     server.server,
     project.project,
     token.token,
@@ -85,7 +108,9 @@ for command in (
     node.provision,
     node.release,
     image.image,
+    volume.volume,
     snapshot.snapshot,
+    storage.storage,
     operation.operation,
     lab.lab,
 ):

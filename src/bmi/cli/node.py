@@ -9,6 +9,7 @@ import click
 
 from bmi.cli import output
 from bmi.cli.session import Session, pass_session
+from bmi.cli.sizes import size
 from bmi.cli.waiting import operated, wait_options
 
 _LIST: output.Columns = {
@@ -30,7 +31,7 @@ _SHOW: output.Columns = {
     "snapshot": lambda node: node["snapshot"],
     "volume": lambda node: (
         node["volume"]
-        and f"{node['volume']['id']}, {output.size(node['volume']['size_bytes'])}, {node['volume']['state']}"
+        and f"{node['volume']['name']} ({node['volume']['id']}), {output.size(node['volume']['size_bytes'])}, {node['volume']['state']}"
     ),
     "operation": lambda node: (
         node["operation"]
@@ -156,6 +157,18 @@ def power(
 
 @node.command()
 @click.argument("name")
+@click.argument("snapshot")
+@click.option("--force", is_flag=True, help="Even if it is a snapshot of another volume.")
+@wait_options
+@pass_session
+def rollback(session: Session, name: str, snapshot: str, force: bool, wait: bool, timeout_s: float) -> None:
+    """Give the volume of a node that is off the bytes of a snapshot; what it held since is lost."""
+    made = session.client.roll_back_node(name, snapshot, force=force)
+    operated(session, made, wait=wait, timeout_s=timeout_s)
+
+
+@node.command()
+@click.argument("name")
 @wait_options
 @pass_session
 def delete(session: Session, name: str, wait: bool, timeout_s: float) -> None:
@@ -167,6 +180,10 @@ def delete(session: Session, name: str, wait: bool, timeout_s: float) -> None:
 @click.argument("node")
 @click.option("--image", help="Boot from a clone of this image.")
 @click.option("--snapshot", help="Boot from a clone of this snapshot.")
+@click.option("--volume", help="Boot from this detached volume, which keeps its identity.")
+@click.option(
+    "--size", "size_bytes", type=size, metavar="SIZE", help="Make the clone this large, like 40GiB."
+)
 @click.option("--project", help="For administrators: the project that gets the node.")
 @click.option("--hostname", help="By default the node's name.")
 @click.option(
@@ -188,6 +205,8 @@ def provision(
     node: str,
     image: str | None,
     snapshot: str | None,
+    volume: str | None,
+    size_bytes: int | None,
     project: str | None,
     hostname: str | None,
     ssh_key_files: tuple[Path, ...],
@@ -195,13 +214,15 @@ def provision(
     wait: bool,
     timeout_s: float,
 ) -> None:
-    """Boot a free node from a fresh clone of an image or a snapshot."""
-    if (image is None) == (snapshot is None):
-        raise click.UsageError("Give exactly one of --image and --snapshot.")
+    """Boot a free node from a fresh clone of an image or a snapshot, or from a detached volume."""
+    if [image, snapshot, volume].count(None) != 2:
+        raise click.UsageError("Give exactly one of --image, --snapshot and --volume.")
     made = session.client.provision_node(
         node,
         image=image,
         snapshot=snapshot,
+        volume=volume,
+        size_bytes=size_bytes,
         project=project,
         hostname=hostname,
         ssh_keys=[key for file in ssh_key_files for key in _public_keys(file)],
@@ -222,8 +243,15 @@ def _public_keys(file: Path) -> list[str]:
 
 @click.command()
 @click.argument("node")
+@click.option("--keep-volume", is_flag=True, help="Detach the volume instead of deleting it.")
+@click.option("--as", "keep_as", metavar="NAME", help="What to call the volume from then on.")
 @wait_options
 @pass_session
-def release(session: Session, node: str, wait: bool, timeout_s: float) -> None:
-    """Take a node back: off, its port closed, its volume gone."""
-    operated(session, session.client.release_node(node), wait=wait, timeout_s=timeout_s)
+def release(
+    session: Session, node: str, keep_volume: bool, keep_as: str | None, wait: bool, timeout_s: float
+) -> None:
+    """Take a node back: off, its port closed, its volume gone, or with --keep-volume detached."""
+    if keep_as and not keep_volume:
+        raise click.UsageError("--as goes with --keep-volume.")
+    made = session.client.release_node(node, keep_volume=keep_volume, keep_as=keep_as)
+    operated(session, made, wait=wait, timeout_s=timeout_s)

@@ -89,6 +89,11 @@ def size(size_bytes: int | None) -> str | None:
     return f"{number:.1f} {_UNITS[unit]}" if unit else f"{size_bytes} B"
 
 
+def count(number: int, thing: str) -> str:
+    """`1 object`, `2 objects`."""
+    return f"{number} {thing}{'' if number == 1 else 's'}"
+
+
 def problem(document: Mapping[str, Any] | None) -> str | None:
     """What is wrong, and what to do about it."""
     if not document:

@@ -1,10 +1,16 @@
 """bmi project: tenants and their boot networks."""
 
+from typing import TYPE_CHECKING
+
 import click
 
 from bmi.cli import output
 from bmi.cli.session import Session, pass_session
+from bmi.cli.sizes import NO_LIMIT, limit
 from bmi.cli.waiting import operated, wait_options
+
+if TYPE_CHECKING:
+    from bmi.client.documents import Usage
 
 _COLUMNS: output.Columns = {
     "NAME": lambda project: project["name"],
@@ -62,3 +68,65 @@ def show(session: Session, name: str) -> None:
 def delete(session: Session, name: str, wait: bool, timeout_s: float) -> None:
     """Delete a project that holds nothing any more."""
     operated(session, session.client.delete_project(name), wait=wait, timeout_s=timeout_s)
+
+
+@project.command()
+@click.argument("name")
+@click.option("--volumes", type=limit, metavar="NUMBER", help="How many volumes; `none` lifts a limit.")
+@click.option("--volume-bytes", type=limit, metavar="SIZE", help="Their sizes in all, like 1TiB.")
+@click.option("--snapshots", type=limit, metavar="NUMBER", help="How many snapshots.")
+@click.option("--images", type=limit, metavar="NUMBER", help="How many versions of images.")
+@click.option("--image-bytes", type=limit, metavar="SIZE", help="Their sizes in all.")
+@click.option(
+    "--unique-bytes", type=limit, metavar="SIZE", help="What the project alone may hold in the store."
+)
+@output.json_option
+@pass_session
+def quota(session: Session, /, name: str, **limits: int | None) -> None:
+    """Limit what a project may have; limits that are not named stay. What it has already stays as well."""
+    said = {what: None if value == NO_LIMIT else value for what, value in limits.items() if value is not None}
+    if not said:
+        raise click.UsageError("Name a limit; `bmi project usage` shows those there are.")
+    _show_usage(session, session.client.set_quota(name, **said))
+
+
+@project.command()
+@click.argument("name", required=False)
+@output.json_option
+@pass_session
+def usage(session: Session, name: str | None) -> None:
+    """Show what a project holds and may hold; by default your own.
+
+    The bytes of volumes and images are the sizes of the disks. The unique bytes are what only this project's
+    objects hold in the store, as last measured.
+    """
+    _show_usage(session, session.client.project_usage(name or _own(session)))
+
+
+def _own(session: Session) -> str:
+    own = session.client.whoami()["project"]
+    if own is None:
+        raise click.UsageError("Say of which project: an administrator has none.")
+    return own
+
+
+def _show_usage(session: Session, found: "Usage") -> None:
+    if session.as_json:
+        output.as_json(found)
+        return
+
+    def told(what: str, amounts: dict[str, int]) -> object:
+        amount = amounts.get(what)
+        return output.size(amount) if what.endswith("_bytes") else amount
+
+    output.items(
+        session,
+        list(found["held"]),
+        {
+            "WHAT": lambda what: what.replace("_", " "),
+            "HELD": lambda what: told(what, found["held"]),
+            "LIMIT": lambda what: told(what, found["quota"]),
+        },
+    )
+    if found["measured_at"]:
+        click.echo(f"The unique bytes were measured at {output.when(found['measured_at'])} or later.")

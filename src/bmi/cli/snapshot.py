@@ -12,8 +12,10 @@ _COLUMNS: output.Columns = {
     "STATE": lambda snapshot: snapshot["state"],
     "PROJECT": lambda snapshot: snapshot["project"],
     "NODE": lambda snapshot: snapshot["node"],
+    "VOLUME": lambda snapshot: snapshot["volume"],
     "IMAGE": lambda snapshot: snapshot["image"],
     "SIZE": lambda snapshot: output.size(snapshot["size_bytes"]),
+    "UNIQUE": lambda snapshot: output.size(snapshot["unique_bytes"]),
     "CREATED": lambda snapshot: output.when(snapshot["created_at"]),
 }
 
@@ -24,13 +26,44 @@ def snapshot() -> None:
 
 
 @snapshot.command()
-@click.argument("node")
+@click.argument("source", metavar="NODE")
 @click.argument("name")
+@click.option(
+    "--volume", is_flag=True, help="NODE is the name of a volume instead: a detached one has no node."
+)
+@project_option
 @wait_options
 @pass_session
-def create(session: Session, node: str, name: str, wait: bool, timeout_s: float) -> None:
-    """Freeze the volume of an active node, while it runs."""
-    operated(session, session.client.create_snapshot(node, name), wait=wait, timeout_s=timeout_s)
+def create(
+    session: Session,
+    source: str,
+    name: str,
+    volume: bool,
+    project: str | None,
+    wait: bool,
+    timeout_s: float,
+) -> None:
+    """Freeze the volume of an active node, on or off, or with --volume any volume."""
+    if volume:
+        made = session.client.create_volume_snapshot(source, name, project=project)
+    else:
+        made = session.client.create_snapshot(source, name)
+    operated(session, made, wait=wait, timeout_s=timeout_s)
+
+
+@snapshot.command()
+@click.argument("name")
+@click.option("--as", "image", required=True, help="The image that it becomes, or the next version of.")
+@project_option
+@wait_options
+@pass_session
+def promote(
+    session: Session, name: str, image: str, project: str | None, wait: bool, timeout_s: float
+) -> None:
+    """Make an image of a snapshot, for the same project. Its volume lives on; nothing waits for a copy."""
+    source = {"snapshot": name, "project": project}
+    made = session.client.make_image(image, source, project=project)
+    operated(session, made, wait=wait, timeout_s=timeout_s)
 
 
 @snapshot.command("list")
@@ -53,9 +86,20 @@ def show(session: Session, name: str, project: str | None) -> None:
 
 @snapshot.command()
 @click.argument("name")
+@click.argument("new_name")
+@project_option
+@output.json_option
+@pass_session
+def rename(session: Session, name: str, new_name: str, project: str | None) -> None:
+    """Call a snapshot something else."""
+    output.item(session, session.client.rename_snapshot(name, new_name, project=project), _COLUMNS)
+
+
+@snapshot.command()
+@click.argument("name")
 @project_option
 @wait_options
 @pass_session
 def delete(session: Session, name: str, project: str | None, wait: bool, timeout_s: float) -> None:
-    """Delete a snapshot that no node was provisioned from."""
+    """Delete a snapshot that nothing depends on."""
     operated(session, session.client.delete_snapshot(name, project=project), wait=wait, timeout_s=timeout_s)

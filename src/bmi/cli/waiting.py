@@ -13,7 +13,7 @@ from bmi.cli.session import FAILED, Session
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from bmi.client.documents import Operation, Step
+    from bmi.client.documents import Json, Operation, Step
 
 F = TypeVar("F", bound=Callable[..., object])
 
@@ -58,22 +58,45 @@ def operated(session: Session, operation: "Operation", *, wait: bool, timeout_s:
 
 def see_through(session: Session, operation_id: str, timeout_s: float, expected: str = "succeeded") -> None:
     """Shows an operation until it has ended; exits with 1 unless it ended as expected."""
+    operation = _followed(session, operation_id, timeout_s)
+    if session.as_json:
+        output.as_json(operation)
+    _require(operation, expected)
+    if not session.as_json:
+        click.echo(f"The {_title(operation)} has {operation['state']} after {_seconds(operation)}.")
+
+
+def seen_through(session: Session, operation_id: str, timeout_s: float) -> "Operation":
+    """The ended operation, for commands that print what came of it; exits with 1 unless it succeeded."""
+    operation = _followed(session, operation_id, timeout_s)
+    if session.as_json and operation["state"] != "succeeded":
+        output.as_json(operation["problem"])
+    _require(operation, "succeeded")
+    return operation
+
+
+def found_by(session: Session, operation: "Operation", step: str, timeout_s: float) -> "Json":
+    """What a step of the operation found, for commands that print that; exits with 1 unless it succeeded."""
+    ended = seen_through(session, operation["id"], timeout_s)
+    return next(one["result"] or {} for one in ended["steps"] if one["name"] == step)
+
+
+def _followed(session: Session, operation_id: str, timeout_s: float) -> "Operation":
     show = _live if sys.stderr.isatty() else _lines
     try:
-        operation = show(session.client.follow(operation_id, timeout_s=timeout_s))
+        return show(session.client.follow(operation_id, timeout_s=timeout_s))
     except KeyboardInterrupt:
         click.echo(f"\nIt goes on. Watch it: bmi operation wait {operation_id}", err=True)
         raise click.exceptions.Exit(_INTERRUPTED) from None
-    if session.as_json:
-        output.as_json(operation)
+
+
+def _require(operation: "Operation", expected: str) -> None:
     if operation["state"] != expected:
         click.echo(
             f"Error: The {_title(operation)} has {operation['state']}. {output.problem(operation['problem']) or ''}",
             err=True,
         )
         raise click.exceptions.Exit(FAILED)
-    if not session.as_json:
-        click.echo(f"The {_title(operation)} has {operation['state']} after {_seconds(operation)}.")
 
 
 def _title(operation: "Operation") -> str:

@@ -2,25 +2,24 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Literal, cast
 
 from bmi.client.documents import (
     Event,
-    Image,
     Json,
     NewToken,
     Node,
     Operation,
     Project,
-    Snapshot,
     Switch,
     Token,
     Whoami,
     has_ended,
     succeeded,
 )
-from bmi.client.transport import Transport, path
+from bmi.client.images import ImageCalls
+from bmi.client.transport import path
+from bmi.client.volumes import StorageCalls
 from bmi.errors import TimedOutError, UnavailableError
 
 __all__ = ["Client", "Operation", "has_ended", "succeeded"]
@@ -28,7 +27,7 @@ __all__ = ["Client", "Operation", "has_ended", "succeeded"]
 PowerAction = Literal["on", "off", "cycle"]
 
 
-class Client(Transport):
+class Client(ImageCalls, StorageCalls):
     """One server and one token. Every method raises the BmiError of the server's problem document, or
     UnavailableError when there is no answer.
 
@@ -137,15 +136,21 @@ class Client(Transport):
         *,
         image: str | None = None,
         snapshot: str | None = None,
+        volume: str | None = None,
+        size_bytes: int | None = None,
         project: str | None = None,
         hostname: str | None = None,
         ssh_keys: Sequence[str] = (),
         user_data: str = "",
     ) -> Operation:
-        """Boots a free node from a fresh clone of exactly one of `image` and `snapshot`."""
+        """Boots a free node from a fresh clone of `image` or of `snapshot`, or from a detached `volume`. A
+        clone may be larger than what it is of.
+        """
         body = {
             "image": image,
             "snapshot": snapshot,
+            "volume": volume,
+            "size_bytes": size_bytes,
             "project": project,
             "hostname": hostname,
             "ssh_keys": list(ssh_keys),
@@ -153,9 +158,10 @@ class Client(Transport):
         }
         return self._operate("POST", path("nodes", name, "provision"), body)
 
-    def release_node(self, name: str) -> Operation:
-        """Takes a node back; its volume is deleted."""
-        return self._operate("POST", path("nodes", name, "release"))
+    def release_node(self, name: str, *, keep_volume: bool = False, keep_as: str | None = None) -> Operation:
+        """Takes a node back; its volume is deleted, or detached and perhaps renamed."""
+        body = {"keep_volume": keep_volume, "keep_as": keep_as}
+        return self._operate("POST", path("nodes", name, "release"), body)
 
     def power_node(self, name: str, action: PowerAction) -> Operation:
         """Powers an active node."""
@@ -164,51 +170,6 @@ class Client(Transport):
     def list_events(self, name: str) -> list[Event]:
         """A node's timeline, oldest first."""
         return cast("list[Event]", self._list(path("nodes", name, "events")))
-
-    # ---- images and snapshots -----------------------------------------------------------------------
-
-    def list_images(self) -> list[Image]:
-        """The images that the caller may use."""
-        return cast("list[Image]", self._list("/images"))
-
-    def get_image(self, name: str, *, project: str | None = None) -> Image:
-        """One image; an administrator may say of which project."""
-        return cast("Image", self._get(path("images", name), project=project))
-
-    def import_image(
-        self,
-        name: str,
-        file: Path,
-        *,
-        project: str | None = None,
-        public: bool = False,
-        on_progress: Callable[[int, int], None] = lambda _sent, _total: None,
-    ) -> Operation:
-        """Uploads a disk image; the operation converts it. `on_progress` is told the bytes sent and the
-        bytes in all. Raises InvalidInputError when the file cannot be read.
-        """
-        query = {"name": name, "project": project, "public": "true" if public else None}
-        return self._upload("/images", file, query, on_progress)
-
-    def delete_image(self, name: str, *, project: str | None = None) -> Operation:
-        """Removes an image that nothing depends on."""
-        return self._operate("DELETE", path("images", name), project=project)
-
-    def list_snapshots(self) -> list[Snapshot]:
-        """The snapshots that the caller may see."""
-        return cast("list[Snapshot]", self._list("/snapshots"))
-
-    def get_snapshot(self, name: str, *, project: str | None = None) -> Snapshot:
-        """One snapshot; an administrator says of which project."""
-        return cast("Snapshot", self._get(path("snapshots", name), project=project))
-
-    def create_snapshot(self, node: str, name: str) -> Operation:
-        """Freezes the volume of an active node."""
-        return self._operate("POST", path("nodes", node, "snapshots"), {"name": name})
-
-    def delete_snapshot(self, name: str, *, project: str | None = None) -> Operation:
-        """Removes a snapshot that no node was provisioned from."""
-        return self._operate("DELETE", path("snapshots", name), project=project)
 
     # ---- operations ---------------------------------------------------------------------------------
 

@@ -79,8 +79,9 @@ class LiveOperation(TypedDict):
     state: str
 
 
-class Volume(TypedDict):
+class NodeVolume(TypedDict):
     id: str
+    name: str
     state: str
     size_bytes: int
 
@@ -100,7 +101,7 @@ class Node(TypedDict):
     address: str | None
     image: str | None
     snapshot: str | None
-    volume: Volume | None
+    volume: NodeVolume | None
     operation: LiveOperation | None
     problem: Json | None
     switch: str | None
@@ -120,13 +121,47 @@ class Event(TypedDict):
 class Image(TypedDict):
     id: str
     name: str
+    version: int
     project: str | None
     public: bool
+    shared_with: list[str]
+    protected: bool
     state: str
+    description: str
+    labels: dict[str, str]
+    os_name: str | None
+    kernel: str | None
     format: str | None
     size_bytes: int | None
+    unique_bytes: int | None
+    measured_at: str | None
     sha256: str | None
+    origin: Json | None
+    created_by: str | None
     boot: Json | None
+    created_at: str
+
+
+class Upload(TypedDict):
+    id: str
+    file_name: str
+    size_bytes: int
+    offset: int
+    sha256: str | None
+    expires_at: str
+
+
+class Volume(TypedDict):
+    id: str
+    name: str
+    project: str
+    node: str | None
+    image: str
+    snapshot: str | None
+    state: str
+    size_bytes: int
+    unique_bytes: int | None
+    measured_at: str | None
     created_at: str
 
 
@@ -134,11 +169,33 @@ class Snapshot(TypedDict):
     id: str
     name: str
     project: str
-    node: str
+    node: str | None
+    volume: str | None
     image: str
     state: str
     size_bytes: int
+    unique_bytes: int | None
+    measured_at: str | None
     created_at: str
+
+
+class Usage(TypedDict):
+    project: str
+    held: dict[str, int]
+    quota: dict[str, int]
+    measured_at: str | None
+
+
+class Kin(TypedDict):
+    id: str
+    kind: str
+    name: str
+    parent: str | None
+    state: str
+    project: str | None
+    node: str | None
+    size_bytes: int | None
+    unique_bytes: int | None
 
 
 def has_ended(operation: Operation) -> bool:

@@ -3,9 +3,9 @@
 import ssl
 import uuid
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from contextlib import contextmanager
 from types import TracebackType
-from typing import Any, Self, cast
+from typing import Any, BinaryIO, Self, cast
 from urllib.parse import quote
 
 import httpx
@@ -14,7 +14,7 @@ from bmi.client.documents import Json, Operation
 from bmi.errors import BmiError, InvalidInputError, UnavailableError, from_problem
 
 _PAGE_SIZE = 1000
-_CHUNK_BYTES = 1 << 20
+CHUNK_BYTES = 1 << 20
 # An upload's answer comes after the server has synced the file to its disk.
 _SYNC_TIMEOUT_S = 600
 
@@ -73,58 +73,55 @@ class Transport:
             if after is None or (limit is not None and len(items) >= limit):
                 return items
 
-    def _call(self, method: str, path: str, body: Json | None = None) -> Any:
-        return self._answer(lambda: self._http.request(method, path, json=body), again=False)
+    def _call(self, method: str, path: str, body: Json | None = None, *, project: str | None = None) -> Any:
+        query = _given({"project": project})
+        return self._answer(lambda: self._http.request(method, path, json=body, params=query), again=False)
 
-    def _operate(
-        self, method: str, path: str, body: Json | None = None, *, project: str | None = None
-    ) -> Operation:
-        key, query = uuid.uuid4().hex, _given({"project": project})
+    def _operate(self, method: str, path: str, body: Json | None = None, **query: str | None) -> Operation:
+        key, given = uuid.uuid4().hex, _given(query)
         answer = self._answer(
             lambda: self._http.request(
-                method, path, json=body, params=query, headers={"Idempotency-Key": key}
+                method, path, json=body, params=given, headers={"Idempotency-Key": key}
             ),
             again=True,
         )
         return cast("Operation", answer)
 
-    def _upload(
-        self, path: str, file: Path, query: Json, on_progress: Callable[[int, int], None]
-    ) -> Operation:
-        """Sends the file as the request's body. Raises InvalidInputError when it cannot be read."""
-        try:
-            size_bytes = file.stat().st_size
-            file.open("rb").close()
-        except OSError as error:
-            raise InvalidInputError(
-                "file", f"{file} cannot be read: {error.strerror}.", remedy="Name a readable disk image."
-            ) from error
-        headers = {
-            "Content-Type": "application/octet-stream",
-            "Content-Length": str(size_bytes),
-            "Idempotency-Key": uuid.uuid4().hex,
-        }
-        answer = self._answer(
-            lambda: self._http.post(
-                path,
-                params=_given(query),
-                content=_chunks(file, size_bytes, on_progress),
-                headers=headers,
-                timeout=httpx.Timeout(**self._http.timeout.as_dict() | {"read": _SYNC_TIMEOUT_S}),
-            ),
-            again=True,
-        )
-        return cast("Operation", answer)
+    @property
+    def _sync_timeout(self) -> httpx.Timeout:
+        return httpx.Timeout(**self._http.timeout.as_dict() | {"read": _SYNC_TIMEOUT_S})
+
+    @contextmanager
+    def _streamed(self, method: str, path: str, **more: Any) -> Iterator[httpx.Response]:
+        """An answer whose body is read as it comes. Raises as `_answer` does, while it is read as well."""
+        with self._reached(), self._http.stream(method, path, **more) as response:
+            if not response.is_success:
+                response.read()
+                raise _error_of(response)
+            yield response
 
     def _answer(self, send: Callable[[], httpx.Response], *, again: bool) -> Any:
         """What the server says; a request that may be repeated is sent once more if the connection breaks."""
-        try:
+        response = self._answered(send, again=again)
+        return response.json() if response.content else None
+
+    def _answered(self, send: Callable[[], httpx.Response], *, again: bool) -> httpx.Response:
+        with self._reached():
             try:
                 response = send()
             except (httpx.NetworkError, httpx.RemoteProtocolError):
                 if not again:
                     raise
                 response = send()
+        if response.is_success:
+            return response
+        raise _error_of(response)
+
+    @contextmanager
+    def _reached(self) -> Iterator[None]:
+        """Turns what goes wrong on the way into an error of ours."""
+        try:
+            yield
         except httpx.TimeoutException as error:
             raise UnavailableError(
                 f"{self.url} does not answer in time.", remedy="Look at the server's log, then try again."
@@ -134,9 +131,6 @@ class Transport:
                 f"{self.url} cannot be reached ({error}).",
                 remedy="Start the server (bmi server run), or say where it is: --url or BMI_URL.",
             ) from error
-        if response.is_success:
-            return response.json() if response.content else None
-        raise _error_of(response)
 
 
 def _error_of(response: httpx.Response) -> BmiError:
@@ -161,11 +155,9 @@ def _given(query: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in query.items() if value is not None}
 
 
-def _chunks(file: Path, size_bytes: int, on_progress: Callable[[int, int], None]) -> Iterator[bytes]:
-    """The file's content, as many bytes as were announced."""
+def read_chunks(file: BinaryIO, length: int) -> Iterator[tuple[int, bytes]]:
+    """The next `length` bytes of a file, each chunk with the number of bytes up to its end."""
     sent = 0
-    with file.open("rb") as opened:
-        while chunk := opened.read(min(_CHUNK_BYTES, size_bytes - sent)):
-            yield chunk
-            sent += len(chunk)
-            on_progress(sent, size_bytes)
+    while sent < length and (chunk := file.read(min(CHUNK_BYTES, length - sent))):
+        sent += len(chunk)
+        yield sent, chunk

@@ -116,7 +116,8 @@ class Nic:
 class Image:
     """One immutable version of a golden image. `boot` holds what `bmi.image.bootable` found (see
     BootArtefacts), `origin` what it was made from: a `kind` (file, url, image, snapshot, volume or rbd), the
-    `name` that people know it by and, where it has one, its `id`.
+    `name` that people know it by and, where it has one, its `id`; it `depends` on that until it is flattened.
+    `sha256` is that of the file that it was made of.
     """
 
     id: str
@@ -130,6 +131,7 @@ class Image:
     boot: Json | None
     created_at: float
     version: int = 1
+    last_version: int = 1
     protected: bool = False
     os_name: str | None = None
     description: str = ""
@@ -138,6 +140,22 @@ class Image:
     created_by: str = ""
     unique_bytes: int | None = None
     measured_at: float | None = None
+
+
+@dataclass(frozen=True)
+class Upload:
+    """A file that arrives piece by piece, and is given up at `expires_at`. Only its token may go on with it;
+    how much has come is the length of the file itself.
+    """
+
+    id: str
+    token_id: str
+    file_name: str
+    size_bytes: int
+    expected_sha256: str | None
+    sha256: str | None
+    created_at: float
+    expires_at: float
 
 
 @dataclass(frozen=True)

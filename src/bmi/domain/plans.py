@@ -61,6 +61,29 @@ RELEASE = Plan(
     undoable=False,
 )
 
+# The node goes, its volume stays: whoever gets it next must be the only one that writes to it.
+DETACH = Plan(
+    "detach",
+    (
+        PlannedStep("close_port"),
+        PlannedStep("power_off"),
+        PlannedStep("unexport_volume", ("power_off",)),
+    ),
+    undoable=False,
+)
+# A provision of a volume that exists: nothing is cloned, and nothing is deleted when it fails.
+ATTACH = Plan(
+    "attach",
+    (
+        PlannedStep("power_off"),
+        PlannedStep("export_volume", ("power_off",)),
+        PlannedStep("open_port", ("power_off",)),
+        PlannedStep("set_network_boot", ("power_off",)),
+        PlannedStep("power_on", ("set_network_boot",)),
+        PlannedStep("await_up", ("power_on", "export_volume", "open_port")),
+    ),
+)
+
 REGISTER = Plan("register", (PlannedStep("close_port"), PlannedStep("check_bmc")), undoable=False)
 UNREGISTER = Plan("unregister", (PlannedStep("close_port"),), undoable=False)
 
@@ -89,6 +112,35 @@ IMPORT_IMAGE = Plan(
         PlannedStep("commit_image", ("build_boot",)),
     ),
 )
+FETCH_IMAGE = Plan(
+    "fetch-image",
+    (
+        PlannedStep("fetch_image"),
+        PlannedStep("convert_image", ("fetch_image",)),
+        PlannedStep("build_boot", ("convert_image",)),
+        PlannedStep("commit_image", ("build_boot",)),
+    ),
+)
+# From another image, a snapshot or an image that the store holds already: nothing is copied.
+PROMOTE_IMAGE = Plan(
+    "promote-image", (PlannedStep("promote_image"), PlannedStep("derive_boot", ("promote_image",)))
+)
+PROMOTE_VOLUME = Plan(
+    "promote-volume",
+    (
+        PlannedStep("snapshot_volume"),
+        PlannedStep("promote_image", ("snapshot_volume",)),
+        PlannedStep("derive_boot", ("promote_image",)),
+        PlannedStep("drop_snapshot", ("derive_boot",)),
+    ),
+)
+ADOPT_IMAGE = Plan("adopt-image", (PlannedStep("adopt_image"), PlannedStep("derive_boot", ("adopt_image",))))
+# What makes an image; its id is that of the operation's subject.
+IMAGE_MAKERS = (IMPORT_IMAGE, FETCH_IMAGE, PROMOTE_IMAGE, PROMOTE_VOLUME, ADOPT_IMAGE)
+
+FLATTEN_IMAGE = Plan("flatten-image", (PlannedStep("flatten_image"),), undoable=False)
+PUBLISH_IMAGE = Plan("publish-image", (PlannedStep("publish_image"),), undoable=False)
+PREPARE_DOWNLOAD = Plan("prepare-download", (PlannedStep("prepare_download"),))
 DELETE_IMAGE = Plan(
     "delete-image",
     (PlannedStep("delete_image"), PlannedStep("delete_boot", ("delete_image",))),
@@ -97,6 +149,26 @@ DELETE_IMAGE = Plan(
 
 SNAPSHOT = Plan("snapshot", (PlannedStep("snapshot_volume"),))
 DELETE_SNAPSHOT = Plan("delete-snapshot", (PlannedStep("delete_snapshot"),), undoable=False)
+
+# Withdrawn before it is rolled back: a node that is turned on meanwhile must not read half of each.
+ROLL_BACK = Plan(
+    "roll-back",
+    (
+        PlannedStep("require_off"),
+        PlannedStep("withdraw_volume", ("require_off",)),
+        PlannedStep("roll_back_volume", ("withdraw_volume",)),
+        PlannedStep("export_volume", ("roll_back_volume",)),
+    ),
+)
+ROLL_BACK_VOLUME = Plan("roll-back-volume", (PlannedStep("roll_back_volume"),), undoable=False)
+FLATTEN = Plan("flatten", (PlannedStep("flatten_volume"),), undoable=False)
+DELETE_VOLUME = Plan("delete-volume", (PlannedStep("delete_volume"),), undoable=False)
+DIFF = Plan("diff", (PlannedStep("compare"),), undoable=False)
+CHECK_STORAGE = Plan(
+    "check-storage",
+    (PlannedStep("check_storage"), PlannedStep("measure_usage", ("check_storage",))),
+    undoable=False,
+)
 
 OPEN_NETWORK = Plan(
     "open-network", (PlannedStep("attach_uplink"), PlannedStep("open_portal", ("attach_uplink",)))
@@ -112,15 +184,26 @@ PLANS = {
     for plan in (
         PROVISION,
         RELEASE,
+        DETACH,
+        ATTACH,
         REGISTER,
         UNREGISTER,
         POWER_ON,
         POWER_OFF,
         POWER_CYCLE,
-        IMPORT_IMAGE,
+        *IMAGE_MAKERS,
+        FLATTEN_IMAGE,
+        PUBLISH_IMAGE,
+        PREPARE_DOWNLOAD,
         DELETE_IMAGE,
         SNAPSHOT,
         DELETE_SNAPSHOT,
+        ROLL_BACK,
+        ROLL_BACK_VOLUME,
+        FLATTEN,
+        DELETE_VOLUME,
+        DIFF,
+        CHECK_STORAGE,
         OPEN_NETWORK,
         CLOSE_NETWORK,
     )

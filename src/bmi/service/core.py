@@ -1,13 +1,14 @@
 """What every use case needs, and the questions all of them ask: who is it, may they, which object."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, Table, select
+from sqlalchemy import ColumnElement, Connection, FromClause, Table, exists, or_, select
 from sqlalchemy.exc import IntegrityError
 
 from bmi.config import Settings
+from bmi.domain.names import ImageReference, image_reference
 from bmi.domain.nouns import Actor, Image, Json, Network, Node, ObjectState, Project, Snapshot
 from bmi.domain.operations import Operation, Step
 from bmi.domain.plans import Plan
@@ -123,14 +124,46 @@ def own_node(tx: Connection, actor: Actor, name: str, *, lock: bool = True) -> N
     return node
 
 
+def sees_image(project_id: str | None, table: FromClause = schema.images) -> ColumnElement[bool]:
+    """Whether a project may use an image: it is its own, public, or shared with it."""
+    shares = schema.image_shares.c
+    shared = exists().where(shares.image_id == table.c.id, shares.project_id == project_id)
+    return or_(table.c.project_id == project_id, table.c.public, shared)
+
+
 def visible_image(tx: Connection, project_id: str | None, name: str) -> Image:
-    """The image of this name that a project sees: its own first, then a public one."""
-    found = records.images.list(tx, name=name, order="id")
-    own = [i for i in found if i.project_id == project_id]
-    public = [i for i in found if i.public]
-    if not own and not public:
-        raise _no_such_image(name)
-    return (own or public)[0]
+    """The image that `NAME` or `NAME@VERSION` means to a project: of its own ones, else of those that are
+    shared with it, else of the public ones; the newest ready version when none is named.
+    """
+    wanted = image_reference(name)
+    found = records.images.list(tx, sees_image(project_id), name=wanted.name)
+    sharing = {image.project_id for image in found if not image.public} - {project_id}
+    if any(image.project_id == project_id for image in found):
+        owner = project_id
+    elif len(sharing) > 1:
+        raise InvalidInputError(
+            "image",
+            f"several projects share an image {wanted.name!r} with yours.",
+            remedy="Ask one of them to call it differently, or an administrator for a copy.",
+        )
+    else:
+        # Of public ones the site's comes before those of projects.
+        public = sorted({image.project_id or "" for image in found})
+        owner = next(iter(sharing), (public[0] or None) if public else None)
+    return chosen_version([image for image in found if image.project_id == owner], wanted)
+
+
+def chosen_version(versions: Sequence[Image], wanted: ImageReference) -> Image:
+    """The version that is meant, of those of one image; raises NotFoundError."""
+    if wanted.version is None:
+        newest = max(
+            versions, key=lambda image: (image.state is ObjectState.READY, image.version), default=None
+        )
+    else:
+        newest = next((image for image in versions if image.version == wanted.version), None)
+    if newest is None:
+        raise _no_such_image(str(wanted))
+    return newest
 
 
 def locked_image(tx: Connection, image: Image) -> Image:

@@ -1,51 +1,58 @@
 """Nodes: registered, provisioned, powered, released."""
 
-import secrets
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from sqlalchemy import Connection
 
 from bmi.domain.addressing import free_address
-from bmi.domain.names import label, mac_address
-from bmi.domain.nouns import (
-    Actor,
-    Event,
-    Image,
-    Json,
-    Nic,
-    Node,
-    NodeState,
-    ObjectState,
-    Project,
-    Snapshot,
-    Volume,
+from bmi.domain.names import image_name, label, mac_address
+from bmi.domain.nouns import Actor, Event, Nic, Node, NodeState, ObjectState, Volume
+from bmi.domain.plans import (
+    ATTACH,
+    DETACH,
+    POWER_CYCLE,
+    POWER_OFF,
+    POWER_ON,
+    PROVISION,
+    REGISTER,
+    RELEASE,
+    UNREGISTER,
 )
-from bmi.domain.plans import POWER_CYCLE, POWER_OFF, POWER_ON, PROVISION, REGISTER, RELEASE, UNREGISTER
 from bmi.errors import InvalidInputError, InvalidStateError, NotFoundError
 from bmi.service.core import (
     Core,
     OperationView,
     enqueue,
-    locked_image,
     network_of,
     no_such_node,
     own_node,
     project_for,
     replayed,
     require_admin,
-    visible_image,
     visible_node,
-    visible_snapshot,
 )
 from bmi.service.node_views import BOOT_NIC, NodeView, find_node_view, list_node_views
+from bmi.service.orders import Order, check_order, make_volume, source_of
 from bmi.store import operations as journal
 from bmi.store import records, schema
 from bmi.store.ids import new_id
 
-# 96 bits at least (RFC 3720, section 8.2.1); hexadecimal digits survive every firmware's parser.
-_CHAP_SECRET_BYTES = 12
-MAX_USER_DATA_BYTES = 64 * 1024
+__all__ = [
+    "Order",
+    "Registration",
+    "delete_node",
+    "get_node",
+    "list_events",
+    "list_nodes",
+    "power_node",
+    "provision_node",
+    "register_node",
+    "release_node",
+]
+
+# The first event of a node's time with a project.
+_ACCEPTED = "accepted"
 _POWER_PLANS = {"on": POWER_ON, "off": POWER_OFF, "cycle": POWER_CYCLE}
 
 
@@ -141,25 +148,14 @@ def delete_node(core: Core, actor: Actor, name: str, *, key: str | None = None) 
 # ---- provisioning -----------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Order:
-    """What a provision is asked to bring up: an image or a snapshot, and what the OS is told."""
-
-    image: str | None = None
-    snapshot: str | None = None
-    project: str | None = None
-    hostname: str | None = None
-    ssh_keys: tuple[str, ...] = ()
-    user_data: str = ""
-
-
 def provision_node(
     core: Core, actor: Actor, name: str, order: Order, *, key: str | None = None
 ) -> OperationView:
-    """Gives a free node to a project with a fresh clone to boot from."""
-    _check_order(order)
+    """Gives a free node to a project, with a fresh clone or a detached volume to boot from."""
+    check_order(order)
+    plan = ATTACH if order.volume else PROVISION
     with core.write() as tx:
-        earlier = replayed(tx, actor, key, PROVISION.kind, name)
+        earlier = replayed(tx, actor, key, plan.kind, name)
         if earlier:
             return earlier
         project = project_for(tx, actor, order.project)
@@ -170,27 +166,12 @@ def provision_node(
                 f"The node {name!r} is {node.state}; only a free node can be provisioned.",
                 remedy=_way_out(node),
             )
-        image, snapshot = _source(tx, project, order)
+        source = source_of(tx, project, order)
         network = network_of(tx, project)
+        volume = make_volume(core, tx, project, node, network, source, order)
         nic = records.sole_nic(tx, node.id)
         address = free_address(network.interface, records.addresses_in(tx, network.id))
         tx.execute(schema.addresses.insert().values(nic_id=nic.id, network_id=network.id, ip=address))
-        volume = Volume(
-            id=new_id(),
-            name=name,
-            project_id=project.id,
-            node_id=node.id,
-            network_id=network.id,
-            image_id=image.id,
-            snapshot_id=snapshot.id if snapshot else None,
-            state=ObjectState.CREATING,
-            size_bytes=image.size_bytes or 0,
-            exported=False,
-            chap_secret=core.vault.seal(secrets.token_hex(_CHAP_SECRET_BYTES)),
-            seed=_seed(order, name),
-            created_at=core.now(),
-        )
-        records.volumes.insert(tx, volume)
         records.nodes.update(
             tx,
             id=node.id,
@@ -200,12 +181,13 @@ def provision_node(
             core,
             tx,
             actor,
-            PROVISION,
+            plan,
             ("node", node.id, name),
             project_id=project.id,
             args={
-                "image": image.name,
-                "snapshot": snapshot.name if snapshot else None,
+                "image": source.image.name,
+                "snapshot": source.snapshot.name if source.snapshot else None,
+                "volume": volume.name,
                 "volume_id": volume.id,
             },
             key=key,
@@ -215,56 +197,9 @@ def provision_node(
             node_id=node.id,
             operation_id=shown.operation.id,
             at=shown.operation.created_at,
-            stage="accepted",
+            stage=_ACCEPTED,
         )
     return shown
-
-
-def _check_order(order: Order) -> None:
-    if bool(order.image) == bool(order.snapshot):
-        raise InvalidInputError(
-            "image", "give exactly one of image and snapshot.", remedy="--image NAME or --snapshot NAME"
-        )
-    if order.hostname:
-        label(order.hostname, "hostname")
-    if len(order.user_data.encode()) > MAX_USER_DATA_BYTES:
-        raise InvalidInputError(
-            "user_data", "it is larger than 64 KiB.", remedy="Let it fetch the rest from a server of yours."
-        )
-    for ssh_key in order.ssh_keys:
-        kind, _, rest = ssh_key.strip().partition(" ")
-        if "\n" in ssh_key.strip() or not rest or not kind.startswith(("ssh-", "ecdsa-", "sk-")):
-            raise InvalidInputError(
-                "ssh_keys",
-                f"{ssh_key[:40]!r} is not a public key.",
-                remedy="Give the content of a .pub file.",
-            )
-
-
-def _seed(order: Order, node_name: str) -> Json:
-    return {
-        "hostname": order.hostname or node_name,
-        "ssh_keys": [k.strip() for k in order.ssh_keys],
-        "user_data": order.user_data,
-    }
-
-
-def _source(tx: Connection, project: Project, order: Order) -> tuple[Image, Snapshot | None]:
-    """What the volume is cloned from, locked: a deletion at the same moment waits, and then sees it."""
-    snapshot = visible_snapshot(tx, project.id, order.snapshot, lock=True) if order.snapshot else None
-    named = (
-        records.images.get(tx, snapshot.image_id)
-        if snapshot
-        else visible_image(tx, project.id, order.image or "")
-    )
-    image = locked_image(tx, named)
-    for kind, thing in (("image", image), ("snapshot", snapshot)):
-        if thing is not None and thing.state is not ObjectState.READY:
-            raise InvalidStateError(
-                f"The {kind} {thing.name!r} is {thing.state}.",
-                remedy="Wait until it is ready, or choose another.",
-            )
-    return image, snapshot
 
 
 def _way_out(node: Node) -> str:
@@ -275,10 +210,23 @@ def _way_out(node: Node) -> str:
     return "Wait until its operation has ended."
 
 
-def release_node(core: Core, actor: Actor, name: str, *, key: str | None = None) -> OperationView:
-    """Takes the node back: off, its port closed, its volume gone."""
+def release_node(
+    core: Core,
+    actor: Actor,
+    name: str,
+    *,
+    keep_volume: bool = False,
+    keep_as: str | None = None,
+    key: str | None = None,
+) -> OperationView:
+    """Takes the node back: off, its port closed, its volume gone. With `keep_volume` the volume stays, detached
+    once the node is off for certain and nothing of it can be written any more; `keep_as` is its new name.
+    """
+    plan = DETACH if keep_volume else RELEASE
+    if keep_as is not None and not keep_volume:
+        raise InvalidInputError("keep_as", "the volume goes.", remedy="Give --keep-volume as well.")
     with core.write() as tx:
-        earlier = replayed(tx, actor, key, RELEASE.kind, name)
+        earlier = replayed(tx, actor, key, plan.kind, name)
         if earlier:
             return earlier
         node = own_node(tx, actor, name)
@@ -287,8 +235,33 @@ def release_node(core: Core, actor: Actor, name: str, *, key: str | None = None)
             raise InvalidStateError(
                 f"The node {name!r} is {node.state}; nobody has it.", remedy="There is nothing to do."
             )
+        volume = records.volumes.find(tx, node_id=node.id, lock=True)
+        if volume:
+            journal.refuse_if_busy(tx, "volume", volume.id, volume.name)
+        if keep_volume:
+            _keep(tx, volume, keep_as)
         records.nodes.update(tx, id=node.id, values={"state": NodeState.RELEASING})
-        return enqueue(core, tx, actor, RELEASE, ("node", node.id, name), project_id=node.project_id, key=key)
+        return enqueue(
+            core,
+            tx,
+            actor,
+            plan,
+            ("node", node.id, name),
+            project_id=node.project_id,
+            args={"volume_id": volume.id, "volume": keep_as or volume.name} if volume else {},
+            key=key,
+        )
+
+
+def _keep(tx: Connection, volume: Volume | None, keep_as: str | None) -> None:
+    """Raises InvalidStateError for a volume that was never whole."""
+    if volume is None or volume.state is not ObjectState.READY:
+        raise InvalidStateError(
+            f"The node's volume is {volume.state if volume else 'missing'}: there is nothing to keep.",
+            remedy="Release the node without --keep-volume.",
+        )
+    if keep_as is not None:
+        records.volumes.update(tx, id=volume.id, values={"name": image_name(keep_as, "keep_as")})
 
 
 def power_node(core: Core, actor: Actor, name: str, action: str, *, key: str | None = None) -> OperationView:
@@ -329,9 +302,10 @@ def list_events(core: Core, actor: Actor, name: str, *, after: int = 0, limit: i
     """A node's timeline; a member sees what happened since the node came to the project."""
     with core.database.read() as tx:
         node = own_node(tx, actor, name, lock=False)
+        table = schema.events
         since = 0.0
         if not actor.is_admin:
-            volume = records.volumes.find(tx, node_id=node.id)
-            since = volume.created_at if volume else core.now()
-        table = schema.events
+            # Not since the volume was made: another project may have had the node after that.
+            came = records.events.list(tx, node_id=node.id, stage=_ACCEPTED, newest_first=True, limit=1)
+            since = came[0].at if came else core.now()
         return records.events.list(tx, table.c.id > after, table.c.at >= since, node_id=node.id, limit=limit)

@@ -13,11 +13,22 @@ from bmi.store import records, schema
 # The state that the subject is in again while a retried operation runs.
 _NODE_RETRYING = {
     "provision": NodeState.PROVISIONING,
+    "attach": NodeState.PROVISIONING,
     "release": NodeState.RELEASING,
+    "detach": NodeState.RELEASING,
     "register": NodeState.REGISTERED,
 }
 _NETWORK_RETRYING = {"open-network": ObjectState.CREATING, "close-network": ObjectState.DELETING}
-_RETRIABLE = {*_NODE_RETRYING, *_NETWORK_RETRYING, "unregister", "delete-image", "delete-snapshot"}
+_RETRIABLE = {
+    *_NODE_RETRYING,
+    *_NETWORK_RETRYING,
+    "unregister",
+    "delete-image",
+    "flatten-image",
+    "publish-image",
+    "delete-snapshot",
+    "delete-volume",
+}
 
 
 def get_operation(core: Core, actor: Actor, operation_id: str) -> OperationView:

@@ -125,13 +125,18 @@ def delete_project(core: Core, actor: Actor, name: str, *, key: str | None = Non
         journal.refuse_if_busy(tx, "project", network.id, name)
         users = [
             *(f"node {node.name}" for node in records.nodes.list(tx, project_id=project.id)),
+            *(
+                f"volume {volume.name}"
+                for volume in records.volumes.list(tx, project_id=project.id)
+                if volume.node_id is None
+            ),
             *(f"image {image.name}" for image in records.images.list(tx, project_id=project.id)),
             *(f"snapshot {snapshot.name}" for snapshot in records.snapshots.list(tx, project_id=project.id)),
         ]
         if users:
             raise InUseError(
                 f"The project {name!r} still has {', '.join(users)}.",
-                remedy="Release its nodes and delete its images and snapshots first.",
+                remedy="Release its nodes and delete its volumes, images and snapshots first.",
                 users=users,
             )
         records.networks.update(tx, id=network.id, values={"state": ObjectState.DELETING})

@@ -144,8 +144,13 @@ class Gateway(Generic[Record]):
     def update(
         self, tx: Connection, *where: ColumnElement[bool], values: dict[str, Any], **equal: Any
     ) -> int:
-        """Changes the records that match and returns how many there were."""
-        return tx.execute(update(self.table).where(self._where(where, equal)).values(values)).rowcount
+        """Changes the records that match and returns how many there were; raises AlreadyExistsError when a
+        name is taken.
+        """
+        try:
+            return tx.execute(update(self.table).where(self._where(where, equal)).values(values)).rowcount
+        except IntegrityError as error:
+            raise _translated(error) from error
 
     def delete(self, tx: Connection, *where: ColumnElement[bool], **equal: Any) -> int:
         """Removes the records that match and returns how many there were; raises InUseError."""
@@ -164,6 +169,7 @@ switches = Gateway(schema.switches, nouns.Switch, "switch")
 nodes = Gateway(schema.nodes, nouns.Node, "node")
 nics = Gateway(schema.nics, nouns.Nic, "NIC")
 images = Gateway(schema.images, nouns.Image, "image")
+uploads = Gateway(schema.uploads, nouns.Upload, "upload")
 volumes = Gateway(schema.volumes, nouns.Volume, "volume")
 snapshots = Gateway(schema.snapshots, nouns.Snapshot, "snapshot")
 boot_sessions = Gateway(schema.boot_sessions, nouns.BootSession, "boot session")

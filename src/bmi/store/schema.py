@@ -147,6 +147,8 @@ images = Table(
     Column("id", _ID, primary_key=True),
     Column("name", _NAME, nullable=False),
     Column("version", Integer, nullable=False),
+    # The highest version that the name ever had, in all its rows: no number is given twice.
+    Column("last_version", Integer, nullable=False),
     Column("project_id", _ID, ForeignKey("projects.id")),
     Column("public", Boolean, nullable=False),
     Column("protected", Boolean, nullable=False),
@@ -183,6 +185,22 @@ image_shares = Table(
     metadata,
     Column("image_id", _ID, ForeignKey("images.id", ondelete="CASCADE"), primary_key=True),
     Column("project_id", _ID, ForeignKey("projects.id", ondelete="CASCADE"), primary_key=True),
+)
+
+# Files that are on their way in, piece by piece; an image that is made of one takes over its id.
+uploads = Table(
+    "uploads",
+    metadata,
+    Column("id", _ID, primary_key=True),
+    Column("token_id", _ID, ForeignKey("tokens.id", ondelete="CASCADE"), nullable=False),
+    Column("file_name", Text, nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("expected_sha256", String(64)),
+    # Known when all has come.
+    Column("sha256", String(64)),
+    _created_at(),
+    Column("expires_at", Double, nullable=False),
+    Index("uploads_expires", "expires_at"),
 )
 
 snapshots = Table(
@@ -264,7 +282,8 @@ operations = Table(
     Column("state", _enum(OperationState), nullable=False),
     Column("subject_kind", String(16), nullable=False),
     Column("subject_id", _ID, nullable=False),
-    Column("subject_name", _NAME, nullable=False),
+    # A name, or that of a version of an image: NAME@VERSION.
+    Column("subject_name", String(120), nullable=False),
     Column("project_id", _ID),
     Column("actor", _NAME, nullable=False),
     # No foreign key: an operation outlives the token that asked for it.

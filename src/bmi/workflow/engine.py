@@ -29,6 +29,7 @@ log.addFilter(without_statements)
 
 _IDLE_POLL_S = 0.1
 _UNDO_ATTEMPTS = 3
+_MAX_BACKOFF_S = 30
 _TIMEOUT_S = 120
 
 
@@ -52,8 +53,9 @@ class Context:
 @dataclass(frozen=True)
 class StepType:
     """How a step is done and undone. `undo` None means that there is nothing to take back, and `why`
-    says why. A retryable error is tried `attempts` times, `backoff_s` apart and doubling. Each try, and each
-    undo, may take `timeout_s`: far more than its drivers allow themselves, for it is the last resort.
+    says why. A retryable error is tried `attempts` times, `backoff_s` apart and doubling; a `patient` step is
+    tried, and undone, for as long as the engine has patience. Each try, and each undo, may take `timeout_s`:
+    far more than its drivers allow themselves, for it is the last resort.
     """
 
     name: str
@@ -63,6 +65,7 @@ class StepType:
     attempts: int = 4
     backoff_s: float = 0.5
     timeout_s: float = _TIMEOUT_S
+    patient: bool = False
 
     def __post_init__(self) -> None:
         if (self.undo is None) != bool(self.why):
@@ -100,6 +103,7 @@ class Engine:
         owner: str,
         threads: int = 16,
         lease_s: float = 15,
+        patience_s: float = 0,
         hook: Hook = lambda _step, _moment: None,
     ) -> None:
         self._db = database
@@ -108,6 +112,7 @@ class Engine:
         self._tools = tools
         self._owner = owner
         self._lease_s = lease_s
+        self._patience_s = patience_s
         self._hook = hook
         self._threads = threads
         self._pool = Pool(threads)
@@ -370,14 +375,14 @@ class Engine:
         """A few tries; what stays then is cleaned up by a later release, or by a person."""
         attempts = step.attempts + 1
         log.warning("Undoing %s of %s: %s", step.name, context.operation.subject_name, error)
-        if attempts < _UNDO_ATTEMPTS and error.retryable:
-            backoff_s = self._types[step.name].backoff_s
-            return {"attempts": attempts, "due_at": self._db.now() + backoff_s}
+        kind = self._types.get(step.name)
+        if kind and error.retryable and attempts < self._allowed(kind, _UNDO_ATTEMPTS):
+            return {"attempts": attempts, "due_at": self._db.now() + _backoff_s(kind, attempts)}
         return {"state": StepState.UNDONE, "problem": problem_of(error, step=step.name, undo=True)}
 
     def _after_error(self, context: Context, step: Step, error: BmiError) -> Changes:
         kind = self._types.get(step.name)
-        attempts, allowed = step.attempts + 1, kind.attempts if kind else 1
+        attempts, allowed = step.attempts + 1, self._allowed(kind, kind.attempts) if kind else 1
         again = error.retryable and attempts < allowed and not context.operation.cancel_requested
         log.log(
             logging.INFO if again else logging.WARNING,
@@ -390,9 +395,19 @@ class Engine:
         )
         changes = {"attempts": attempts, "problem": problem_of(error, step=step.name)}
         if kind and again:
-            due = self._db.now() + kind.backoff_s * 2 ** (attempts - 1)
+            due = self._db.now() + _backoff_s(kind, attempts)
             return changes | {"state": StepState.PENDING, "due_at": due}
         return changes | {"state": StepState.FAILED}
+
+    def _allowed(self, kind: StepType, attempts: int) -> int:
+        """How often a step may be tried. Counted, not timed: that is known after a restart as well."""
+        if not kind.patient:
+            return attempts
+        waited_s, tried = 0.0, 1
+        while waited_s < self._patience_s:
+            waited_s += _backoff_s(kind, tried)
+            tried += 1
+        return max(attempts, tried)
 
     def _checkpoint(self, context: Context, step: Step, changes: Changes, moment: str) -> None:
         operation_id = context.operation.id
@@ -421,3 +436,7 @@ class Engine:
             if state is StepState.WAITING and current.due_at != step.due_at:
                 changes["due_at"] = self._db.now()  # woken while it was deciding to wait
         journal.change_step(tx, step.operation_id, step.seq, **changes)
+
+
+def _backoff_s(kind: StepType, attempts: int) -> float:
+    return min(kind.backoff_s * 2.0 ** min(attempts - 1, 32), max(kind.backoff_s, _MAX_BACKOFF_S))

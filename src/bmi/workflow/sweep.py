@@ -9,38 +9,33 @@ the images of the right one for garbage.
 import logging
 import shutil
 import threading
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 
-from sqlalchemy import ColumnElement, Connection, Table, select
+from sqlalchemy import select
 
 from bmi.domain.nouns import ObjectState, iscsi_name
 from bmi.domain.operations import LIVE
-from bmi.domain.plans import IMPORT_IMAGE, PROVISION, SNAPSHOT, Plan
-from bmi.drivers.storage import ObjectKind, Ref
+from bmi.domain.plans import IMAGE_MAKERS
+from bmi.drivers.storage import Ref
 from bmi.errors import BmiError, DriverError
 from bmi.store import operations as journal
 from bmi.store import records, schema
-from bmi.store.ids import made_at
+from bmi.workflow.objects import in_state, made_here, rows
 from bmi.workflow.targets import portal_of
 from bmi.workflow.tools import Tools
+from bmi.workflow.transfers import Orphan, stale_downloads, stale_uploads
+from bmi.workflow.usage import measure
 
 log = logging.getLogger(__name__)
 
 _EVERY_S = 600
+# How old a measurement of what a disk holds may become.
+_MEASURED_EVERY_S = 1800
 # Longer than anything takes from being made to being written down, where the row comes second (uploads) or
 # where nothing says whose it is (work files).
 _GRACE_S = 3600
-
-_TABLES: dict[ObjectKind, Table] = {
-    "image": schema.images,
-    "volume": schema.volumes,
-    "snapshot": schema.snapshots,
-}
-
-# What it is, and how it is removed.
-Orphan = tuple[str, Callable[[], object]]
 
 
 class Sweep:
@@ -65,7 +60,7 @@ class Sweep:
 
     def look(self) -> None:
         """One round. Targets come before the volumes that they export."""
-        for part in (self._targets, self._objects, self._staged, self._boots, self._uploads, self._scratch):
+        for part in self.parts():
             try:
                 for what, remove in part():
                     remove()
@@ -74,8 +69,21 @@ class Sweep:
                 log.warning("Left-overs could not be swept: %s", error)
         try:
             self._say(str(contents(self._tools)))
+            measure(self._tools, older_than_s=_MEASURED_EVERY_S, stopped=self._stop.is_set)
         except BmiError as error:
             self._say(str(error), level=logging.ERROR)
+
+    def parts(self) -> Iterable[Callable[[], Iterator[Orphan]]]:
+        """Each finds one kind of what belongs to nothing, and how it is removed."""
+        return (
+            self._targets,
+            self._objects,
+            self._staged,
+            self._boots,
+            self._uploads,
+            self._downloads,
+            self._scratch,
+        )
 
     def _say(self, found: str, level: int = logging.DEBUG) -> None:
         """Logs a change, not every round of the same."""
@@ -102,7 +110,7 @@ class Sweep:
         storage = self._tools.storage
         listed = {stored.ref for stored in storage.list()}
         with self._tools.database.read() as tx:
-            unowned = _made_here(tx, listed - _rows(tx).keys())
+            unowned = made_here(tx, listed - rows(tx).keys())
         for ref in unowned:
             yield f"{ref.kind} {ref.id} in the store", partial(storage.delete, ref)
 
@@ -119,26 +127,24 @@ class Sweep:
     def _unowned_images(self, listed: Iterable[str]) -> list[str]:
         refs = {Ref("image", image_id) for image_id in listed}
         with self._tools.database.read() as tx:
-            return [ref.id for ref in _made_here(tx, refs - _rows(tx).keys())]
+            return [ref.id for ref in made_here(tx, refs - rows(tx).keys())]
 
     def _uploads(self) -> Iterator[Orphan]:
-        """The file comes before the row, and no journal tells of it: only its age does."""
-        before = self._tools.database.now() - _GRACE_S
-        listed = {name for name in _names(self._tools.uploads_dir) if (made_at(name) or before) < before}
-        with self._tools.database.read() as tx:
-            owned = {ref.id for ref in _rows(tx)}
-        for path in (self._tools.upload_path(name) for name in sorted(listed - owned)):
-            yield str(path), path.unlink
+        return stale_uploads(self._tools, grace_s=_GRACE_S)
+
+    def _downloads(self) -> Iterator[Orphan]:
+        return stale_downloads(self._tools)
 
     def _scratch(self) -> Iterator[Orphan]:
         """Directories that an import works in; none that may be that of an import which still runs."""
-        places = {self._tools.work_dir: "boot-", self._tools.boots_dir: ".boot-"}
+        places = {self._tools.work_dir: ("boot-", "unpack-"), self._tools.boots_dir: (".boot-",)}
         listed = [
             place / name for place, mark in places.items() for name in _names(place) if name.startswith(mark)
         ]
         live = schema.operations.c.state.in_(LIVE)
         with self._tools.database.read() as tx:
-            imports = journal.operations.list(tx, live, kind=IMPORT_IMAGE.kind)
+            made = schema.operations.c.kind.in_([plan.kind for plan in IMAGE_MAKERS])
+            imports = journal.operations.list(tx, live, made)
         before = min([self._tools.database.now(), *(running.created_at for running in imports)]) - _GRACE_S
         for path in listed:
             if path.stat().st_ctime < before:
@@ -150,12 +156,12 @@ def contents(tools: Tools) -> str:
     to its row and is not there.
     """
     with tools.database.read() as tx:
-        wanted = _ready(tx)
+        wanted = in_state(tx, ObjectState.READY)
     there = {stored.ref for stored in tools.storage.list()}
     with tools.database.read() as tx:
         # Deleted meanwhile is not lost.
-        lost = sorted(f"{ref.kind} {ref.id}" for ref in (wanted - there) & _ready(tx))
-        strangers = there - _rows(tx).keys()
+        lost = sorted(f"{ref.kind} {ref.id}" for ref in (wanted - there) & in_state(tx, ObjectState.READY))
+        strangers = there - rows(tx).keys()
     if lost:
         raise DriverError(
             f"{len(lost)} of {len(wanted)} disks are not in the store: {', '.join(lost[:5])}.",
@@ -166,36 +172,6 @@ def contents(tools: Tools) -> str:
         )
     others = f"; {len(strangers)} that this database does not know are left alone" if strangers else ""
     return f"{len(wanted)} images, volumes and snapshots are there{others}."
-
-
-def _rows(tx: Connection) -> dict[Ref, ObjectState]:
-    """Everything that should or may be in the store."""
-    return {
-        Ref(kind, row.id): row.state
-        for kind, table in _TABLES.items()
-        for row in tx.execute(select(table.c.id, table.c.state))
-    }
-
-
-def _ready(tx: Connection) -> set[Ref]:
-    return {ref for ref, state in _rows(tx).items() if state is ObjectState.READY}
-
-
-def _made_here(tx: Connection, refs: Collection[Ref]) -> list[Ref]:
-    """Those that an operation of this database was to make."""
-    table = schema.operations
-    makers: dict[ObjectKind, tuple[Plan, ColumnElement[str]]] = {
-        "image": (IMPORT_IMAGE, table.c.subject_id),
-        "volume": (PROVISION, table.c.args["volume_id"].as_string()),
-        "snapshot": (SNAPSHOT, table.c.args["snapshot_id"].as_string()),
-    }
-    made: list[Ref] = []
-    for kind, (plan, made_id) in makers.items():
-        ids = [ref.id for ref in refs if ref.kind == kind]
-        if ids:
-            found = tx.scalars(select(made_id).where(table.c.kind == plan.kind, made_id.in_(ids)))
-            made += [Ref(kind, object_id) for object_id in sorted(found)]
-    return made
 
 
 def _names(directory: Path) -> list[str]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 
 from bmi.domain.nouns import Json
@@ -33,6 +34,10 @@ class Tools:
     convert_timeout_s: float
     reserve_gib: float
     reserve_percent: float
+    transfer_lifetime_s: float = 86400
+    url_timeout_s: float = 6 * 3600
+    url_allow_http: bool = False
+    url_networks: tuple[IPv4Network | IPv6Network, ...] = ()
 
     @property
     def uploads_dir(self) -> Path:
@@ -46,6 +51,11 @@ class Tools:
     def work_dir(self) -> Path:
         """Where steps put what they need for seconds."""
         return self.data_dir / "work"
+
+    @property
+    def downloads_dir(self) -> Path:
+        """Where images lie as files for the API to serve: `<image id>.<SHA-256 of the file>.<format>`."""
+        return self.data_dir / "downloads"
 
     def upload_path(self, image_id: str) -> Path:
         """Where the API put the file that an import reads."""

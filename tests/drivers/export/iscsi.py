@@ -1,17 +1,21 @@
 """What the export tests are made of: network namespaces, volumes in files, and iSCSI clients."""
 
 import os
+import re
 import signal
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import count
 from pathlib import Path
 
 from bmi.drivers.export import Portal, Target
 from bmi.drivers.export.tgt import TgtExport
-from bmi.drivers.storage import Backing
+from bmi.drivers.storage import Backing, Ref
+from bmi.drivers.storage.ceph import CephStorage
 
 ADDRESS = "192.0.2.1"  # TEST-NET-1 (RFC 5737)
 SIZE_BYTES = 16 << 20
@@ -49,6 +53,26 @@ def volume(folder: Path, number: int, initiator: str = "iqn.2024-07.internal.bmi
     )
 
 
+def rbd_volume(store: CephStorage, number: int, initiator: str = "iqn.2024-07.internal.bmi:node-7") -> Target:
+    """A target over a volume of a Ceph store whose first sector says which volume it is; twice as large as its
+    image.
+    """
+    image, name = Ref("image", f"image{number}"), str(number)
+    staged = store.staging_path(image.id)
+    staged.write_bytes(f"volume {number}".encode().ljust(512, b"."))
+    os.truncate(staged, SIZE_BYTES)
+    store.commit_image(image.id)
+    store.clone(image, name, size_bytes=2 * SIZE_BYTES)
+    return Target(
+        iqn=f"iqn.2024-07.internal.bmi:volume-{number}",
+        backing=store.backing(name),
+        initiator=initiator,
+        chap_user=f"user{number}",
+        chap_secret=f"secret-of-{number}-0123",
+        fence=partial(store.fence, name),
+    )
+
+
 class Client:
     """An initiator on the portal's network."""
 
@@ -75,18 +99,51 @@ class Client:
 
     def qemu_io(self, target: Target, command: str, *, initiator: str = "") -> bytes:
         """Runs one qemu-io command on the target's disk and returns what it printed, decoded if a dump."""
+        with self._qemu_io(target, command, initiator) as process:
+            said, complaint = process.communicate(timeout=60)
+        assert process.returncode == 0, said + complaint
+        dump = [line.split("  ")[1] for line in said.splitlines() if line[8:9] == ":"]
+        return bytes.fromhex("".join(dump)).rstrip(b".") if dump else said.encode()
+
+    @contextmanager
+    def writing(self, target: Target, command: str) -> Iterator[subprocess.Popen[str]]:
+        """The qemu-io command while it runs."""
+        with self._qemu_io(target, command, "") as process:
+            yield process
+
+    @contextmanager
+    def _qemu_io(self, target: Target, command: str, initiator: str) -> Iterator[subprocess.Popen[str]]:
         disk = (
             f"driver=iscsi,transport=tcp,portal={self._at},target={target.iqn},lun=1,"
             f"initiator-name={initiator or target.initiator},user={target.chap_user},password-secret=chap"
         )
-        secret = Path(target.backing.location).with_suffix(".secret")
-        secret.write_text(target.chap_secret)
-        done = self._run(
-            ["qemu-io", "--object", f"secret,id=chap,file={secret}", "--image-opts", disk, "-c", command], {}
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        dump = [line.split("  ")[1] for line in done.stdout.splitlines() if line[8:9] == ":"]
-        return bytes.fromhex("".join(dump)).rstrip(b".") if dump else done.stdout.encode()
+        with tempfile.NamedTemporaryFile("w") as secret:
+            secret.write(target.chap_secret)
+            secret.flush()
+            chap = f"secret,id=chap,file={secret.name}"
+            process = subprocess.Popen(
+                self._inside(["qemu-io", "--object", chap, "--image-opts", disk, "-c", command]),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            try:
+                yield process
+            finally:
+                process.kill()
+                process.communicate()
+
+    def physical_block_bytes(self, target: Target) -> int:
+        """What the disk says of itself (READ CAPACITY (16), SBC-3, 5.16)."""
+        command = ["iscsi-readcapacity16", "-i", target.initiator, f"iscsi://{self._at}/{target.iqn}/1"]
+        credentials = {
+            "LIBISCSI_CHAP_USERNAME": target.chap_user,
+            "LIBISCSI_CHAP_PASSWORD": target.chap_secret,
+        }
+        shown = self._run(command, credentials).stdout
+        found = re.search(r"PHYSICAL BLOCK EXPONENT:(\d+)", shown)
+        assert found, shown
+        return 512 << int(found[1])
 
     @contextmanager
     def endless_reading(self, target: Target) -> Iterator[subprocess.Popen[str]]:

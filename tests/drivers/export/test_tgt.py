@@ -333,7 +333,7 @@ def test_two_targets_cannot_share_a_chap_user(site: Site) -> None:
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        ({"backing": Backing("rbd", "pool/bmi-volume-1")}, "cannot export rbd"),
+        ({"backing": Backing("rbd", "pool/tenant/bmi-volume-1")}, "knows no namespaces"),
         ({"iqn": "iqn.2024-07.internal.bmi:under_score"}, "not an iSCSI name"),
         ({"initiator": "node-7"}, "not an iSCSI name"),
         ({"chap_user": "a,b"}, "no comma"),

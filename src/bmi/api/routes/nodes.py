@@ -2,12 +2,12 @@
 
 from fastapi import APIRouter, Response
 
-from bmi.api.bodies import CreateSnapshot, Power, Provision, RegisterNode
+from bmi.api.bodies import CreateSnapshot, Power, Provision, RegisterNode, Release, RollBack
 from bmi.api.deps import ActorDep, BoundsDep, CoreDep, IdempotencyKey, accepted
 from bmi.api.models import EventShown, NodeShown, OperationShown, Page
 from bmi.api.problems import documented
 from bmi.errors import InvalidInputError
-from bmi.service import images, nodes
+from bmi.service import nodes, snapshots, volumes
 
 router = APIRouter(prefix="/nodes", tags=["nodes"])
 
@@ -64,7 +64,7 @@ def delete_node(
 @router.post(
     "/{name}/provision",
     status_code=202,
-    summary="Boot a free node from a fresh clone of an image or a snapshot",
+    summary="Boot a free node from a fresh clone of an image or a snapshot, or from a detached volume",
     responses=documented(401, 403, 404, 409, 422),
 )
 def provision_node(
@@ -78,6 +78,8 @@ def provision_node(
     order = nodes.Order(
         image=body.image,
         snapshot=body.snapshot,
+        volume=body.volume,
+        size_bytes=body.size_bytes,
         project=body.project,
         hostname=body.hostname,
         ssh_keys=tuple(body.ssh_keys),
@@ -90,13 +92,20 @@ def provision_node(
 @router.post(
     "/{name}/release",
     status_code=202,
-    summary="Take a node back: off, its port closed, its volume gone",
-    responses=documented(401, 403, 404, 409),
+    summary="Take a node back: off, its port closed, its volume gone or detached",
+    responses=documented(401, 403, 404, 409, 422),
 )
 def release_node(
-    core: CoreDep, actor: ActorDep, name: str, response: Response, key: IdempotencyKey = None
+    core: CoreDep,
+    actor: ActorDep,
+    name: str,
+    response: Response,
+    body: Release | None = None,
+    key: IdempotencyKey = None,
 ) -> OperationShown:
-    return OperationShown.of(actor, accepted(response, nodes.release_node(core, actor, name, key=key)))
+    said = body or Release()
+    view = nodes.release_node(core, actor, name, keep_volume=said.keep_volume, keep_as=said.keep_as, key=key)
+    return OperationShown.of(actor, accepted(response, view))
 
 
 @router.post(
@@ -131,7 +140,7 @@ def list_events(core: CoreDep, actor: ActorDep, name: str, bounds: BoundsDep) ->
 @router.post(
     "/{name}/snapshots",
     status_code=202,
-    summary="Freeze the volume of an active node, while it runs",
+    summary="Freeze the volume of an active node, on or off",
     responses=documented(401, 403, 404, 409, 422),
 )
 def create_snapshot(
@@ -142,5 +151,23 @@ def create_snapshot(
     response: Response,
     key: IdempotencyKey = None,
 ) -> OperationShown:
-    view = images.create_snapshot(core, actor, name, body.name, key=key)
+    view = snapshots.create_snapshot(core, actor, name, body.name, key=key)
+    return OperationShown.of(actor, accepted(response, view))
+
+
+@router.post(
+    "/{name}/roll-back",
+    status_code=202,
+    summary="Give the volume of an active node that is off the bytes of a snapshot",
+    responses=documented(401, 403, 404, 409, 422),
+)
+def roll_back_node(
+    core: CoreDep,
+    actor: ActorDep,
+    name: str,
+    body: RollBack,
+    response: Response,
+    key: IdempotencyKey = None,
+) -> OperationShown:
+    view = volumes.roll_back_node(core, actor, name, body.snapshot, force=body.force, key=key)
     return OperationShown.of(actor, accepted(response, view))

@@ -2,11 +2,12 @@
 
 from fastapi import APIRouter, Response
 
-from bmi.api.bodies import CreateProject
+from bmi.api.bodies import CreateProject, Quota
 from bmi.api.deps import ActorDep, BoundsDep, CoreDep, IdempotencyKey, accepted
 from bmi.api.models import OperationShown, Page, ProjectShown
 from bmi.api.problems import documented
-from bmi.service import projects
+from bmi.api.storage_models import UsageShown
+from bmi.service import projects, quotas
 
 router = APIRouter(prefix="/projects", tags=["projects"])
 
@@ -45,3 +46,13 @@ def delete_project(
     core: CoreDep, actor: ActorDep, name: str, response: Response, key: IdempotencyKey = None
 ) -> OperationShown:
     return OperationShown.of(actor, accepted(response, projects.delete_project(core, actor, name, key=key)))
+
+
+@router.get("/{name}/usage", summary="What a project holds and may hold", responses=documented(401, 404))
+def project_usage(core: CoreDep, actor: ActorDep, name: str) -> UsageShown:
+    return UsageShown.of(quotas.project_usage(core, actor, name))
+
+
+@router.patch("/{name}/quota", summary="Change a project's limits", responses=documented(401, 403, 404, 422))
+def set_quota(core: CoreDep, actor: ActorDep, name: str, body: Quota) -> UsageShown:
+    return UsageShown.of(quotas.set_quota(core, actor, name, body.model_dump(exclude_unset=True)))

@@ -1,7 +1,25 @@
 """All steps by name, and what the end of each kind of operation does to its subject."""
 
 from bmi.workflow.engine import Outcome, StepType
-from bmi.workflow.steps import images, networks, nodes
+from bmi.workflow.steps import images, networks, nodes, power, promote, storage, volumes
 
-STEPS: dict[str, StepType] = {step.name: step for step in (*nodes.STEPS, *images.STEPS, *networks.STEPS)}
-OUTCOMES: dict[str, Outcome] = nodes.OUTCOMES | images.OUTCOMES | networks.OUTCOMES
+STEPS: dict[str, StepType] = {
+    step.name: step
+    for step in (
+        *nodes.STEPS,
+        *power.STEPS,
+        *volumes.STEPS,
+        *images.STEPS,
+        *promote.STEPS,
+        *networks.STEPS,
+        *storage.STEPS,
+    )
+}
+OUTCOMES: dict[str, Outcome] = (
+    nodes.OUTCOMES
+    | volumes.OUTCOMES
+    | images.OUTCOMES
+    | promote.OUTCOMES
+    | networks.OUTCOMES
+    | storage.OUTCOMES
+)

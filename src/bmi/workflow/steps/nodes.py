@@ -1,52 +1,22 @@
-"""What is done to nodes and their volumes."""
+"""What is done to nodes: their switch ports, their boots, and how the operations on them end."""
 
 from collections.abc import Mapping
 
 from sqlalchemy import Connection
 
-from bmi.domain.nouns import Event, Json, Network, NodeState, ObjectState, Volume
+from bmi.domain.nouns import Event, Json, NodeState, ObjectState, iscsi_name
 from bmi.domain.operations import Operation
-from bmi.drivers.bmc import Bmc, BmcAccess
-from bmi.drivers.storage import Ref
 from bmi.drivers.switch import Switch
 from bmi.errors import BmiError, CancelledError, DriverError, TimedOutError
 from bmi.store import operations as journal
 from bmi.store import records, schema
 from bmi.workflow.engine import Context, Outcome, StepType, Wait
-from bmi.workflow.room import require_room
-from bmi.workflow.targets import portal_of, target_of
+from bmi.workflow.steps.volumes import unchanged, volume_and_network
+from bmi.workflow.targets import portal_of
 
 _SCRIPT_POLL_S = 1
 
-# ---- looking things up ------------------------------------------------------------------------------
-
-
-def _volume(ctx: Context) -> Volume | None:
-    with ctx.tools.database.read() as tx:
-        return records.volumes.find(tx, node_id=ctx.operation.subject_id)
-
-
-def _volume_and_network(ctx: Context) -> tuple[Volume, Network] | None:
-    with ctx.tools.database.read() as tx:
-        volume = records.volumes.find(tx, node_id=ctx.operation.subject_id)
-        return (volume, records.networks.get(tx, volume.network_id)) if volume else None
-
-
-def _set_volume(ctx: Context, volume_id: str, **values: object) -> None:
-    with ctx.tools.database.write() as tx:
-        records.volumes.update(tx, id=volume_id, values=values)
-
-
-def _bmc(ctx: Context) -> tuple[Bmc, BmcAccess]:
-    with ctx.tools.database.read() as tx:
-        node = records.nodes.get(tx, ctx.operation.subject_id)
-    access = BmcAccess(
-        address=node.bmc_address,
-        username=node.bmc_username,
-        password=ctx.tools.vault.open(node.bmc_password),
-        verify_tls=node.bmc_verify_tls,
-    )
-    return ctx.tools.bmc(node.bmc_driver), access
+# ---- the switch port --------------------------------------------------------------------------------
 
 
 def _port(ctx: Context) -> tuple[Switch, str] | None:
@@ -59,62 +29,8 @@ def _port(ctx: Context) -> tuple[Switch, str] | None:
     return ctx.tools.switch(switch.driver, switch.options), nic.port
 
 
-# ---- the volume -------------------------------------------------------------------------------------
-
-
-def clone_volume(ctx: Context) -> Json:
-    volume = _volume(ctx)
-    if volume is None:
-        return {}
-    source = Ref("snapshot", volume.snapshot_id) if volume.snapshot_id else Ref("image", volume.image_id)
-    if volume.state is not ObjectState.READY and not volume.exported:
-        # A failed try may have booted from it, and its undo may have failed as well.
-        ctx.tools.storage.delete(Ref("volume", volume.id))
-    require_room(ctx.tools)
-    size_bytes = ctx.tools.storage.clone(source, volume.id)
-    _set_volume(ctx, volume.id, state=ObjectState.READY, size_bytes=size_bytes)
-    return {"volume": volume.id, "size_bytes": size_bytes}
-
-
-def delete_volume(ctx: Context) -> Json:
-    volume = _volume(ctx)
-    if volume is None:
-        return {}
-    # First of all, so that what could not be deleted is never taken for a fresh clone.
-    _set_volume(ctx, volume.id, state=ObjectState.DELETING)
-    ctx.tools.storage.delete(Ref("volume", volume.id))
-    return {"volume": volume.id}
-
-
-def export_volume(ctx: Context) -> Json:
-    found = _volume_and_network(ctx)
-    if found is None:
-        return {}
-    volume, network = found
-    target = target_of(ctx.tools, volume)
-    # First of all, so that an exporter that restarts right now does not leave it out.
-    _set_volume(ctx, volume.id, exported=True)
-    ctx.tools.export.ensure(portal_of(ctx.tools, network), target)
-    return {"iqn": target.iqn, "portal": f"{network.interface.ip}:{ctx.tools.portal_port}"}
-
-
-def unexport_volume(ctx: Context) -> Json:
-    found = _volume_and_network(ctx)
-    if found is None:
-        return {}
-    volume, network = found
-    # First of all, so that an exporter that restarts right now does not bring it back.
-    _set_volume(ctx, volume.id, exported=False)
-    target = target_of(ctx.tools, volume)
-    ctx.tools.export.remove(portal_of(ctx.tools, network), target.iqn)
-    return {"iqn": target.iqn}
-
-
-# ---- the switch port --------------------------------------------------------------------------------
-
-
 def open_port(ctx: Context) -> Json:
-    found, port = _volume_and_network(ctx), _port(ctx)
+    found, port = volume_and_network(ctx), _port(ctx)
     if found is None or port is None:
         return {}
     switch, name = port
@@ -131,40 +47,7 @@ def close_port(ctx: Context) -> Json:
     return {"port": name}
 
 
-# ---- power ------------------------------------------------------------------------------------------
-
-
-def power_off(ctx: Context) -> Json:
-    bmc, access = _bmc(ctx)
-    bmc.power_off(access)
-    return {}
-
-
-def power_on(ctx: Context) -> Json:
-    bmc, access = _bmc(ctx)
-    bmc.power_on(access)
-    with ctx.tools.database.write() as tx:
-        operation = ctx.operation
-        journal.add_event(
-            tx,
-            node_id=operation.subject_id,
-            operation_id=operation.id,
-            at=ctx.tools.database.now(),
-            stage="power-on",
-        )
-    # When it was first tried: a worker that died right after turning it on must not move this moment.
-    return {"since": ctx.started_at}
-
-
-def set_network_boot(ctx: Context) -> Json:
-    bmc, access = _bmc(ctx)
-    bmc.boot_network_once(access)
-    return {}
-
-
-def check_bmc(ctx: Context) -> Json:
-    bmc, access = _bmc(ctx)
-    return {"found": bmc.check(access), "power": bmc.power_state(access)}
+# ---- the boot ----------------------------------------------------------------------------------------
 
 
 def await_up(ctx: Context) -> Json | Wait:
@@ -215,11 +98,11 @@ def _not_up(timeout_s: float, last: Event | None, now: float) -> TimedOutError:
 
 def _bytes_served(ctx: Context) -> int:
     """What the node has read of its volume up to now."""
-    found = _volume_and_network(ctx)
+    found = volume_and_network(ctx)
     if found is None:
         return 0
     volume, network = found
-    iqn = target_of(ctx.tools, volume).iqn
+    iqn = iscsi_name(ctx.tools.iqn_prefix, "volume", volume.id)
     try:
         return ctx.tools.export.bytes_served(portal_of(ctx.tools, network)).get(iqn, 0)
     except DriverError:
@@ -227,16 +110,8 @@ def _bytes_served(ctx: Context) -> int:
 
 
 STEPS = (
-    StepType("clone_volume", clone_volume, delete_volume),
-    StepType("export_volume", export_volume, unexport_volume),
     StepType("open_port", open_port, close_port),
-    StepType("power_on", power_on, power_off),
-    StepType("set_network_boot", set_network_boot, why="the setting is used up by the next boot"),
-    StepType("power_off", power_off, why="what ran before must not run again"),
     StepType("close_port", close_port, why="a repair never opens a port"),
-    StepType("unexport_volume", unexport_volume, why="a release only goes forward"),
-    StepType("delete_volume", delete_volume, why="what is deleted is gone"),
-    StepType("check_bmc", check_bmc, why="it only looks", attempts=2),
     StepType("await_up", await_up, why="it only looks"),
 )
 
@@ -249,36 +124,38 @@ def _end_boots(tx: Connection, node_id: str, now: float) -> None:
     records.boot_sessions.update(tx, table.c.ended_at.is_(None), node_id=node_id, values={"ended_at": now})
 
 
-def forget_volume(tx: Connection, node_id: str) -> None:
-    """Removes the rows of a node's volume and its address; both are gone in the world already."""
-    volume = records.volumes.find(tx, node_id=node_id)
-    if volume is None:
-        return
-    records.volumes.delete(tx, id=volume.id)
+def _forget_address(tx: Connection, node_id: str) -> None:
     nic = records.sole_nic(tx, node_id)
     tx.execute(schema.addresses.delete().where(schema.addresses.c.nic_id == nic.id))
 
 
-def _became(state: NodeState) -> Outcome:
-    def succeeded(tx: Connection, operation: Operation, _results: Mapping[str, Json], now: float) -> None:
-        values: dict[str, object] = {"state": state, "problem": None}
-        if state is NodeState.FREE:
-            values["project_id"] = None
-            forget_volume(tx, operation.subject_id)
-        # A boot that reported has ended already; one that cannot report (sanboot) ends here.
-        _end_boots(tx, operation.subject_id, now)
-        records.nodes.update(tx, id=operation.subject_id, values=values)
+def _give_back(tx: Connection, node_id: str, *, keeping_volume: bool) -> None:
+    """Everything in the world has been taken from the node; so it is in the rows, and it is free."""
+    if keeping_volume:
+        records.volumes.update(tx, node_id=node_id, values={"node_id": None})
+    else:
+        records.volumes.delete(tx, node_id=node_id)
+    _forget_address(tx, node_id)
+    free: Json = {"state": NodeState.FREE, "project_id": None, "problem": None}
+    records.nodes.update(tx, id=node_id, values=free)
 
-    return Outcome(succeeded, _became_error)
+
+def _came_up(tx: Connection, operation: Operation, _results: Mapping[str, Json], now: float) -> None:
+    # A boot that reported has ended already; one that cannot report (sanboot) ends here.
+    _end_boots(tx, operation.subject_id, now)
+    records.nodes.update(tx, id=operation.subject_id, values={"state": NodeState.ACTIVE, "problem": None})
+
+
+def _came_back(tx: Connection, operation: Operation, _results: Mapping[str, Json], now: float) -> None:
+    _end_boots(tx, operation.subject_id, now)
+    _give_back(tx, operation.subject_id, keeping_volume=operation.kind == "detach")
 
 
 def _became_error(tx: Connection, operation: Operation, error: BmiError, now: float) -> None:
     _end_boots(tx, operation.subject_id, now)
-    if isinstance(error, CancelledError) and operation.kind == "provision":
-        # Everything was undone: the node is as free as it was.
-        forget_volume(tx, operation.subject_id)
-        free: Json = {"state": NodeState.FREE, "project_id": None, "problem": None}
-        records.nodes.update(tx, id=operation.subject_id, values=free)
+    if isinstance(error, CancelledError) and operation.kind in {"provision", "attach"}:
+        # Everything was undone: the node is as free as it was, and a volume that was there before still is.
+        _give_back(tx, operation.subject_id, keeping_volume=operation.kind == "attach")
         return
     values: Json = {"state": NodeState.ERROR, "problem": error.problem() | {"operation": operation.id}}
     records.nodes.update(tx, id=operation.subject_id, values=values)
@@ -286,10 +163,6 @@ def _became_error(tx: Connection, operation: Operation, error: BmiError, now: fl
 
 def _unregistered(tx: Connection, operation: Operation, _results: Mapping[str, Json], _now: float) -> None:
     records.nodes.delete(tx, id=operation.subject_id)
-
-
-def _unchanged(_tx: Connection, _operation: Operation, _outcome: object, _now: float) -> None:
-    """The node is as it was; the operation itself says how it went."""
 
 
 def _snapshot_taken(tx: Connection, operation: Operation, results: Mapping[str, Json], _now: float) -> None:
@@ -302,12 +175,14 @@ def _snapshot_failed(tx: Connection, operation: Operation, _error: BmiError, _no
 
 
 OUTCOMES = {
-    "provision": _became(NodeState.ACTIVE),
-    "release": _became(NodeState.FREE),
-    "register": _became(NodeState.FREE),
+    "provision": Outcome(_came_up, _became_error),
+    "attach": Outcome(_came_up, _became_error),
+    "release": Outcome(_came_back, _became_error),
+    "detach": Outcome(_came_back, _became_error),
+    "register": Outcome(_came_back, _became_error),
     "unregister": Outcome(_unregistered, _became_error),
-    "power-on": Outcome(_unchanged, _unchanged),
-    "power-off": Outcome(_unchanged, _unchanged),
-    "power-cycle": Outcome(_unchanged, _unchanged),
+    "power-on": Outcome(unchanged, unchanged),
+    "power-off": Outcome(unchanged, unchanged),
+    "power-cycle": Outcome(unchanged, unchanged),
     "snapshot": Outcome(_snapshot_taken, _snapshot_failed),
 }

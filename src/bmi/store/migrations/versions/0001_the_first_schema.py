@@ -30,7 +30,7 @@ def upgrade() -> None:  # noqa: PLR0915  # as many statements as the schema has 
         ),
         sa.Column("subject_kind", sa.String(length=16), nullable=False),
         sa.Column("subject_id", sa.String(length=32), nullable=False),
-        sa.Column("subject_name", sa.String(length=100), nullable=False),
+        sa.Column("subject_name", sa.String(length=120), nullable=False),
         sa.Column("project_id", sa.String(length=32), nullable=True),
         sa.Column("actor", sa.String(length=100), nullable=False),
         sa.Column("token_id", sa.String(length=32), nullable=True),
@@ -92,6 +92,7 @@ def upgrade() -> None:  # noqa: PLR0915  # as many statements as the schema has 
         sa.Column("id", sa.String(length=32), nullable=False),
         sa.Column("name", sa.String(length=100), nullable=False),
         sa.Column("version", sa.Integer(), nullable=False),
+        sa.Column("last_version", sa.Integer(), nullable=False),
         sa.Column("project_id", sa.String(length=32), nullable=True),
         sa.Column("public", sa.Boolean(), nullable=False),
         sa.Column("protected", sa.Boolean(), nullable=False),
@@ -324,6 +325,22 @@ def upgrade() -> None:  # noqa: PLR0915  # as many statements as the schema has 
         sa.ForeignKeyConstraint(["project_id"], ["projects.id"], ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("image_id", "project_id"),
     )
+    op.create_table(
+        "uploads",
+        sa.Column("id", sa.String(length=32), nullable=False),
+        sa.Column("token_id", sa.String(length=32), nullable=False),
+        sa.Column("file_name", sa.Text(), nullable=False),
+        sa.Column("size_bytes", sa.BigInteger(), nullable=False),
+        sa.Column("expected_sha256", sa.String(length=64), nullable=True),
+        sa.Column("sha256", sa.String(length=64), nullable=True),
+        sa.Column("created_at", sa.Double(), nullable=False),
+        sa.Column("expires_at", sa.Double(), nullable=False),
+        sa.ForeignKeyConstraint(["token_id"], ["tokens.id"], ondelete="CASCADE"),
+        sa.PrimaryKeyConstraint("id"),
+    )
+    with op.batch_alter_table("uploads", schema=None) as batch_op:
+        batch_op.create_index("uploads_expires", ["expires_at"], unique=False)
+
     op.create_table(
         "addresses",
         sa.Column("nic_id", sa.String(length=32), nullable=False),
