@@ -20,6 +20,12 @@ from tests.drivers.export.iscsi import ADDRESS, namespace
 from tests.live import serving
 
 
+def listeners(netns: str) -> str:
+    """Who listens on the port of iSCSI there."""
+    command = ["ip", "netns", "exec", netns, "ss", "-Hltn", "sport = :3260"]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
 def refuse_portals(place: Place, error: str = "") -> None:
     world = place.site.fakes["export"].world
     if error:
@@ -174,7 +180,7 @@ def test_port_3260_taken(place: Place, tmp_path: Path, way_out: str) -> None:
         assert f"cannot listen on {ADDRESS} port 3260 in the network namespace {netns}" in problem.detail
         assert "python" in problem.detail
         assert "[export] port" in problem.remedy
-        assert subprocess.run(["ip", "netns", "pids", netns], check=True, capture_output=True).stdout == b""
+        assert not listeners(netns)
         assert list(run_dir.iterdir()) == []
         assert place.outside() == {name: before[name] for name in place.outside()}
 
@@ -185,7 +191,7 @@ def test_port_3260_taken(place: Place, tmp_path: Path, way_out: str) -> None:
                 place.succeeds(client.delete_project("green"))
                 assert place.everything() == before
                 place.succeeds(client.create_project("green", vlan=150, address=f"{ADDRESS}/24"))
-            assert subprocess.run(["ip", "netns", "pids", netns], check=True, capture_output=True).stdout
+            assert listeners(netns)
         finally:
             place.succeeds(client.delete_project("green"))
     assert place.everything() == before
