@@ -7,7 +7,7 @@ from sqlalchemy import Connection
 
 from bmi.domain.names import image_name, image_reference
 from bmi.domain.nouns import Actor, Image, Json, Node, NodeState, ObjectState, Project, Snapshot, Volume
-from bmi.domain.plans import DELETE_VOLUME, DIFF, FLATTEN, ROLL_BACK, ROLL_BACK_VOLUME
+from bmi.domain.plans import DELETE_VOLUME, DIFF, FLATTEN, ROLL_BACK, ROLL_BACK_VOLUME, Plan
 from bmi.errors import BusyError, InvalidInputError, InvalidStateError, NotFoundError
 from bmi.service import quotas
 from bmi.service.core import (
@@ -154,7 +154,7 @@ def delete_volume(
                 remedy=f"bmi release {held.node.name} deletes it with everything on it.",
             )
         records.volumes.update(tx, id=held.volume.id, values={"state": ObjectState.DELETING})
-        return _enqueue(core, tx, actor, DELETE_VOLUME.kind, held, key=key)
+        return _enqueue(core, tx, actor, DELETE_VOLUME, held, key=key)
 
 
 def flatten_volume(
@@ -167,7 +167,7 @@ def flatten_volume(
             return earlier
         held = held_volume(tx, project_for(tx, actor, project), name)
         require_ready("volume", held.volume)
-        return _enqueue(core, tx, actor, FLATTEN.kind, held, key=key)
+        return _enqueue(core, tx, actor, FLATTEN, held, key=key)
 
 
 def roll_back_volume(
@@ -192,7 +192,7 @@ def roll_back_volume(
                 remedy=f"Roll the node back: bmi node rollback {held.node.name} {snapshot}",
             )
         args = _roll_back_args(tx, held.volume, snapshot, force=force)
-        return _enqueue(core, tx, actor, ROLL_BACK_VOLUME.kind, held, key=key, **args)
+        return _enqueue(core, tx, actor, ROLL_BACK_VOLUME, held, key=key, **args)
 
 
 def roll_back_node(
@@ -251,15 +251,14 @@ def _roll_back_args(tx: Connection, volume: Volume, name: str, *, force: bool) -
 
 
 def _enqueue(
-    core: Core, tx: Connection, actor: Actor, kind: str, held: HeldVolume, *, key: str | None, **args: str
+    core: Core, tx: Connection, actor: Actor, plan: Plan, held: HeldVolume, *, key: str | None, **args: str
 ) -> OperationView:
     volume = held.volume
-    plans = {plan.kind: plan for plan in (DELETE_VOLUME, FLATTEN, ROLL_BACK_VOLUME)}
     return enqueue(
         core,
         tx,
         actor,
-        plans[kind],
+        plan,
         ("volume", volume.id, volume.name),
         project_id=volume.project_id,
         args={"volume_id": volume.id, **args},
