@@ -102,7 +102,7 @@ class Node:
 
 @dataclass(frozen=True)
 class Nic:
-    """A network interface of a node and the switch port it is cabled to."""
+    """A network interface of a node and the switch port it is cabled to. `open`: it may be on its networks."""
 
     id: str
     node_id: str
@@ -110,6 +110,32 @@ class Nic:
     mac: str
     switch_id: str | None
     port: str | None
+    open: bool = False
+
+
+@dataclass(frozen=True)
+class Attachment:
+    """A network that a NIC should be on, untagged (native) or tagged."""
+
+    nic_id: str
+    network_id: str
+    tagged: bool
+
+
+@dataclass(frozen=True)
+class Port:
+    """A switch port that BMI manages: `applied` is what the switch was last seen to have, at `applied_revision`."""
+
+    id: str
+    switch_id: str
+    name: str
+    revision: int = 1
+    applied_revision: int = 0
+    applied: Json | None = None
+    applied_at: float | None = None
+    due_at: float = 0
+    attempts: int = 0
+    problem: Json | None = None
 
 
 @dataclass(frozen=True)

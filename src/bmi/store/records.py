@@ -28,6 +28,9 @@ _TAKEN = {
     ("nics_mac", "nics.mac"): "mac: another node has this address.",
     ("nics_node_name", "nics.node_id, nics.name"): "The node has a NIC of this name.",
     ("nics_switch_port", "nics.switch_id, nics.port"): "port: another node is cabled to this switch port.",
+    ("attachments_native", "attachments.nic_id"): "The NIC is on another network untagged.",
+    ("attachments_pkey", "attachments.nic_id, attachments.network_id"): "The NIC is on this network already.",
+    ("ports_name", "ports.switch_id, ports.name"): "This port of the switch is known.",
     (
         "images_name",
         "images_name_site",
@@ -168,6 +171,8 @@ networks = Gateway(schema.networks, nouns.Network, "network")
 switches = Gateway(schema.switches, nouns.Switch, "switch")
 nodes = Gateway(schema.nodes, nouns.Node, "node")
 nics = Gateway(schema.nics, nouns.Nic, "NIC")
+attachments = Gateway(schema.attachments, nouns.Attachment, "attachment")
+ports = Gateway(schema.ports, nouns.Port, "port")
 images = Gateway(schema.images, nouns.Image, "image")
 uploads = Gateway(schema.uploads, nouns.Upload, "upload")
 volumes = Gateway(schema.volumes, nouns.Volume, "volume")

@@ -125,11 +125,48 @@ nics = Table(
     Column("mac", String(17), nullable=False),
     Column("switch_id", _ID, ForeignKey("switches.id")),
     Column("port", _NAME),
+    # Whether the node may be on its networks now; while not, its ports are closed.
+    Column("open", Boolean, nullable=False),
     Index("nics_mac", "mac", unique=True),
     Index("nics_node_name", "node_id", "name", unique=True),
     # Two nodes behind one port could not be told apart, let alone isolated.
     Index("nics_switch_port", "switch_id", "port", unique=True),
     CheckConstraint("(switch_id IS NULL) = (port IS NULL)", name="port_of_switch"),
+)
+
+# The networks that a NIC should be on while it is open: one untagged, any number tagged.
+attachments = Table(
+    "attachments",
+    metadata,
+    Column("nic_id", _ID, ForeignKey("nics.id", ondelete="CASCADE"), primary_key=True),
+    Column("network_id", _ID, ForeignKey("networks.id"), primary_key=True),
+    Column("tagged", Boolean, nullable=False),
+)
+Index(
+    "attachments_native",
+    attachments.c.nic_id,
+    unique=True,
+    sqlite_where=text("NOT tagged"),
+    postgresql_where=text("NOT tagged"),
+)
+
+# The ports that BMI manages. What one should be follows from the NIC that is cabled to it; a port that no
+# NIC is cabled to is closed. `revision` counts the changes of that, `applied_revision` is the one that the
+# switch was last seen to have, as `applied` says.
+ports = Table(
+    "ports",
+    metadata,
+    Column("id", _ID, primary_key=True),
+    Column("switch_id", _ID, ForeignKey("switches.id", ondelete="CASCADE"), nullable=False),
+    Column("name", _NAME, nullable=False),
+    Column("revision", Integer, nullable=False),
+    Column("applied_revision", Integer, nullable=False),
+    Column("applied", _JSON),
+    Column("applied_at", Double),
+    Column("due_at", Double, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("problem", _JSON),
+    Index("ports_name", "switch_id", "name", unique=True),
 )
 
 addresses = Table(

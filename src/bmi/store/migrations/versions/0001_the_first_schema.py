@@ -281,6 +281,7 @@ def upgrade() -> None:  # noqa: PLR0915  # as many statements as the schema has 
         sa.Column("mac", sa.String(length=17), nullable=False),
         sa.Column("switch_id", sa.String(length=32), nullable=True),
         sa.Column("port", sa.String(length=100), nullable=True),
+        sa.Column("open", sa.Boolean(), nullable=False),
         sa.CheckConstraint("(switch_id IS NULL) = (port IS NULL)", name=op.f("ck_nics_port_of_switch")),
         sa.ForeignKeyConstraint(["node_id"], ["nodes.id"], ondelete="CASCADE"),
         sa.ForeignKeyConstraint(["switch_id"], ["switches.id"]),
@@ -340,6 +341,42 @@ def upgrade() -> None:  # noqa: PLR0915  # as many statements as the schema has 
     )
     with op.batch_alter_table("uploads", schema=None) as batch_op:
         batch_op.create_index("uploads_expires", ["expires_at"], unique=False)
+
+    op.create_table(
+        "attachments",
+        sa.Column("nic_id", sa.String(length=32), nullable=False),
+        sa.Column("network_id", sa.String(length=32), nullable=False),
+        sa.Column("tagged", sa.Boolean(), nullable=False),
+        sa.ForeignKeyConstraint(["network_id"], ["networks.id"]),
+        sa.ForeignKeyConstraint(["nic_id"], ["nics.id"], ondelete="CASCADE"),
+        sa.PrimaryKeyConstraint("nic_id", "network_id"),
+    )
+    with op.batch_alter_table("attachments", schema=None) as batch_op:
+        batch_op.create_index(
+            "attachments_native",
+            ["nic_id"],
+            unique=True,
+            sqlite_where=sa.text("NOT tagged"),
+            postgresql_where=sa.text("NOT tagged"),
+        )
+
+    op.create_table(
+        "ports",
+        sa.Column("id", sa.String(length=32), nullable=False),
+        sa.Column("switch_id", sa.String(length=32), nullable=False),
+        sa.Column("name", sa.String(length=100), nullable=False),
+        sa.Column("revision", sa.Integer(), nullable=False),
+        sa.Column("applied_revision", sa.Integer(), nullable=False),
+        sa.Column("applied", sa.JSON(), nullable=True),
+        sa.Column("applied_at", sa.Double(), nullable=True),
+        sa.Column("due_at", sa.Double(), nullable=False),
+        sa.Column("attempts", sa.Integer(), nullable=False),
+        sa.Column("problem", sa.JSON(), nullable=True),
+        sa.ForeignKeyConstraint(["switch_id"], ["switches.id"], ondelete="CASCADE"),
+        sa.PrimaryKeyConstraint("id"),
+    )
+    with op.batch_alter_table("ports", schema=None) as batch_op:
+        batch_op.create_index("ports_name", ["switch_id", "name"], unique=True)
 
     op.create_table(
         "addresses",
