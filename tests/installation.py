@@ -17,6 +17,7 @@ from bmi.drivers import load
 from bmi.drivers.bmc import BmcAccess
 from bmi.drivers.bmc.fake import FakeBmc
 from bmi.drivers.faults import FakeWorld
+from bmi.drivers.storage import Storage
 from bmi.service import access, nodes, projects, switches
 from bmi.service.core import Core, OperationView
 from bmi.store import operations as journal
@@ -46,9 +47,13 @@ class _BootingBmc(FakeBmc):
 
 
 class Site:
-    """Use cases over a database, and a worker that runs when a test says so (`settle`)."""
+    """Use cases over a database, and a worker that runs when a test says so (`settle`). The storage is a fake
+    in the directory unless another is given.
+    """
 
-    def __init__(self, database: Database, directory: Path) -> None:
+    seen_of_a_boot: tuple[str, ...] = ("up",)
+
+    def __init__(self, database: Database, directory: Path, storage: Storage | None = None) -> None:
         settings = Settings(server=ServerSettings(data_dir=directory), image=ImageSettings(max_size_gib=1))
         self.database = database
         self.directory = directory
@@ -56,8 +61,9 @@ class Site:
         self.uploads.mkdir(parents=True, exist_ok=True)
         self.core = Core(database, Vault.at(directory / "secrets.key"), settings)
         self.fakes: dict[str, Any] = {
-            kind: load(kind, "fake")(root=str(directory / kind)) for kind in ("storage", "export", "uplink")
+            kind: load(kind, "fake")(root=str(directory / kind)) for kind in ("export", "uplink")
         }
+        self.fakes["storage"] = storage or load("storage", "fake")(root=str(directory / "storage"))
         self.bmc = _BootingBmc(FakeWorld(directory / "bmc"), BMC_PASSWORD, self._powered_on)
         self._boots: set[str] = set()
         self.switch = load("switch", "fake")(root=str(directory / "switch"))
@@ -116,7 +122,8 @@ class Site:
             with self.database.write() as tx:
                 node = records.nodes.find(tx, name=name)
                 assert node is not None
-                journal.add_event(tx, node_id=node.id, operation_id=None, at=self.core.now(), stage="up")
+                for stage in self.seen_of_a_boot:
+                    journal.add_event(tx, node_id=node.id, operation_id=None, at=self.core.now(), stage=stage)
 
     def operation(self, operation_id: str) -> Operation:
         with self.database.read() as tx:

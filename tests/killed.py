@@ -29,16 +29,25 @@ def at_each_effect(action: Callable[[], object], *, effects: frozenset[str] = EF
     yields n after each death, until a child gets through. `effects` are the audit events that count.
     """
     for effect in range(1, _MOST_EFFECTS):
-        child = os.fork()
-        if child == 0:
-            _run_killed(action, effect, effects)
-        _, status = os.waitpid(child, 0)
-        if os.WIFEXITED(status):
-            assert os.WEXITSTATUS(status) == 0, "the child failed by itself"
+        if not is_killed(action, effect, effects=effects):
             return
-        assert os.WTERMSIG(status) == signal.SIGKILL
         yield effect
     raise AssertionError(f"no end after {_MOST_EFFECTS} effects")
+
+
+def is_killed(action: Callable[[], object], effect: int, *, effects: frozenset[str] = EFFECTS) -> bool:
+    """Runs `action` in a child process that is killed just before its effect of that number, counted from 1;
+    False when it has got through before.
+    """
+    child = os.fork()
+    if child == 0:
+        _run_killed(action, effect, effects)
+    _, status = os.waitpid(child, 0)
+    if os.WIFEXITED(status):
+        assert os.WEXITSTATUS(status) == 0, "the child failed by itself"
+        return False
+    assert os.WTERMSIG(status) == signal.SIGKILL
+    return True
 
 
 def _run_killed(action: Callable[[], object], effect: int, effects: frozenset[str]) -> None:

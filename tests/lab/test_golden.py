@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from bmi.errors import ConfigError
+from bmi.lab import golden
 from bmi.lab.golden import ensure_golden, find_apt_sources, recipe_digest
 
 DEB822 = """\
@@ -50,3 +51,10 @@ def test_a_golden_image_that_is_there_is_used_as_it_is(tmp_path: Path) -> None:
     made = tmp_path / f"debian-12-{recipe_digest()}.qcow2"
     made.touch()
     assert ensure_golden(tmp_path, progress=pytest.fail) == made
+
+
+@pytest.mark.parametrize("part", ["_PACKAGES", "_CLOUD_INIT", "_DPKG_OPTIONS"])
+def test_what_goes_into_the_image_is_in_its_name(monkeypatch: pytest.MonkeyPatch, part: str) -> None:
+    before = recipe_digest()
+    monkeypatch.setattr(golden, part, "something else")
+    assert recipe_digest() != before

@@ -306,6 +306,18 @@ def test_what_depends_on_an_image_is_listed(site: Site, red: Actor) -> None:
     assert caught.value.facts["users"] == ["node n1", "snapshot s"]
 
 
+def test_an_image_stays_while_it_is_written_to_a_file(site: Site, red: Actor, blue: Actor) -> None:
+    site.add_image("os", "red")
+    images.share_image(site.core, red, "os", "blue", shared=True)
+    own = image_files.prepare_download(site.core, red, "os", "raw").operation
+    image_files.prepare_download(site.core, blue, "os", "raw")
+    with pytest.raises(InUseError) as caught:
+        images.delete_image(site.core, red, "os")
+    assert caught.value.facts["users"] == [f"operation {own.id} (prepare-download)", "1 of other projects"]
+    site.settle()
+    images.delete_image(site.core, red, "os")
+
+
 # ---- where images come from -------------------------------------------------------------------------
 
 

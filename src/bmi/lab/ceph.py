@@ -39,6 +39,7 @@ Daemon = Literal["mon", "mgr", "osd"]
 DEFAULT_DIRECTORY = Path("/var/lib/bmi-ceph")
 POOL = "bmi"
 _IDS: dict[Daemon, str] = {"mon": "a", "mgr": "x", "osd": "0"}
+_SHOWN_CHARACTERS = 500
 _START_TIMEOUT_S = 60
 _END_TIMEOUT_S = 10
 _MON_PORTS = range(16789, 26789)  # below the ephemeral ports, so that a stopped monitor finds its port free
@@ -220,16 +221,28 @@ class CephCluster:
         return self.directory / "log" / f"{daemon}.out"
 
     def _await(self, prefix: str, wanted: Any) -> None:
-        deadline = time.monotonic() + _START_TIMEOUT_S
+        """A daemon that ends meanwhile is started once more: on a busy machine one may lose a race for a port."""
+        deadline, again = time.monotonic() + _START_TIMEOUT_S, True
         with self.connected() as cluster:
             while not wanted(_command(cluster, prefix, {})):
-                missing = set(self._made()) - set(self.running())
-                if missing or time.monotonic() > deadline:
+                missing = sorted(set(self._made()) - set(self.running()))
+                if missing and again:
+                    again = False
+                    for daemon in missing:
+                        self.start(daemon)
+                elif missing or time.monotonic() > deadline:
                     raise TimedOutError(
-                        f"The Ceph cluster in {self.directory} did not come up ({', '.join(missing) or 'slow'}).",
+                        f"The Ceph cluster in {self.directory} did not come up "
+                        f"({self._last_words(missing) or 'slow'}).",
                         remedy=f"Its logs are in {self.directory / 'log'}.",
                     )
                 time.sleep(0.02)
+
+    def _last_words(self, daemons: Sequence[Daemon]) -> str:
+        said = {
+            daemon: self._log(daemon).read_text(errors="replace")[-_SHOWN_CHARACTERS:] for daemon in daemons
+        }
+        return "; ".join(f"{daemon} ended: {words.strip()}" for daemon, words in said.items())
 
 
 def _bindings() -> Any:

@@ -20,7 +20,7 @@ DEFAULT_CACHE = Path("/var/cache/bmi")
 
 CODENAME = "bookworm"
 _PACKAGES = (
-    "linux-image-amd64,systemd-sysv,udev,dbus,openssh-server,cloud-init,"
+    "linux-image-amd64,systemd-sysv,udev,dbus,openssh-server,cloud-init,cloud-guest-utils,"
     "iproute2,iputils-ping,netbase,libnss-myhostname,procps,sudo,kmod"
 )
 # Nothing on a lab node reads manuals or speaks another language; copyright files stay, as Debian asks.
@@ -33,11 +33,12 @@ _DPKG_OPTIONS = (
 _KERNEL_ARGS = "console=tty0 console=ttyS0,115200"
 
 # What a lab node asks of cloud-init, and no more: each module costs an emulated processor a second.
+# growpart (cloud-guest-utils) and resizefs let the root file system fill a volume larger than the image.
 _CLOUD_INIT = """\
 datasource_list: [NoCloud, None]
 ssh_genkeytypes: [ed25519]
 no_ssh_fingerprints: true
-cloud_init_modules: [bootcmd, write-files, set_hostname, update_hostname, users-groups, ssh]
+cloud_init_modules: [bootcmd, write-files, growpart, resizefs, set_hostname, update_hostname, users-groups, ssh]
 cloud_config_modules: [runcmd]
 cloud_final_modules: [scripts-user, final-message]
 """
@@ -195,10 +196,11 @@ menuentry "Debian" {{
     for listing in (tree / "etc/apt/sources.list.d").glob("*"):
         listing.unlink()
     shutil.rmtree(tree / "var/lib/apt/lists", ignore_errors=True)
-    run(["systemctl", f"--root={tree}", "enable", "systemd-networkd"])
+    # The image's own systemctl: a machine that builds images need not run systemd.
+    run(["chroot", tree, "systemctl", "enable", "systemd-networkd"])
     # A lab network leads nowhere and a lab node lives for minutes: these would only keep it busy.
     idle = ["apt-daily.timer", "apt-daily-upgrade.timer", "e2scrub_reap.service", "e2scrub_all.timer"]
-    run(["systemctl", f"--root={tree}", "disable", *idle])
+    run(["chroot", tree, "systemctl", "disable", *idle])
 
 
 def _write_disk(tree: Path, disk: Path, root_uuid: str) -> None:

@@ -106,7 +106,7 @@ netns_prefix = {quoted(self.netns_prefix)}
         """For Ceph, with a cluster that is started for it: BlueStore, as in production, its cache held small."""
         if self.storage == "local":
             return ""
-        cluster = CephCluster.up(self._ceph_dir, store="bluestore", size_gib=_CEPH_GIB, mgr=True)
+        cluster = CephCluster.up(self.ceph.directory, store="bluestore", size_gib=_CEPH_GIB, mgr=True)
         keyring = cluster.make_user("bmi", {"mon": "profile rbd", "osd": f"profile rbd pool={cluster.pool}"})
         options = f'conf = "{cluster.conf}", user = "bmi", keyring = "{keyring}", pool = "{cluster.pool}"'
         return f"""
@@ -116,8 +116,9 @@ options = {{ {options} }}
 """
 
     @property
-    def _ceph_dir(self) -> Path:
-        return self.directory / "ceph"
+    def ceph(self) -> CephCluster:
+        """The cluster that holds the images where `storage` is `ceph`."""
+        return CephCluster(self.directory / "ceph")
 
     @property
     def lab(self) -> Lab:
@@ -198,8 +199,7 @@ options = {{ {options} }}
         if (self.directory / "lab").exists():
             self.lab.down()
         self._lab = None
-        if self._ceph_dir.exists():
-            CephCluster(self._ceph_dir).down()
+        self.ceph.down()
         unmount(self.directory / "data" / "storage")
         shutil.rmtree(self.directory)
 
@@ -319,10 +319,17 @@ def await_event(client: Client, node: str, stage: str, *, after: int, timeout_s:
 
 @contextmanager
 def running_site(
-    directory: Path, name: str, *, nodes: int, port: int, memory_mib: int = 1024, disk_gib: int = 0
+    directory: Path,
+    name: str,
+    *,
+    nodes: int,
+    port: int,
+    memory_mib: int = 1024,
+    disk_gib: int = 0,
+    storage: str = "local",
 ) -> Iterator[Site]:
     """A site for the length of a block, with its nodes registered; nothing stays behind."""
-    site = Site(directory, name)
+    site = Site(directory, name, storage=storage)
     try:
         site.up(nodes=nodes, port=port, memory_mib=memory_mib, disk_gib=disk_gib)
         site.register_nodes()

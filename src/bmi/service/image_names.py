@@ -6,6 +6,7 @@ from sqlalchemy import Connection, select
 
 from bmi.domain.names import image_reference
 from bmi.domain.nouns import Actor, Image
+from bmi.domain.operations import LIVE
 from bmi.errors import ForbiddenError, InvalidInputError
 from bmi.service.core import (
     chosen_version,
@@ -14,6 +15,7 @@ from bmi.service.core import (
     project_names,
     visible_image,
 )
+from bmi.store import operations as journal
 from bmi.store import records, schema
 
 
@@ -69,10 +71,10 @@ def dependent_images(tx: Connection, source_ids: Iterable[str]) -> list[Image]:
 
 
 def users_of(tx: Connection, actor: Actor, images: Sequence[Image]) -> list[str]:
-    """What came of these images: nodes, detached volumes, snapshots, and other images that share their data;
-    what the actor may not see is only counted.
+    """What came of these images: nodes, detached volumes, snapshots, and other images that share their data; and
+    what writes them to files for a download right now. What the actor may not see is only counted.
     """
-    nodes, volumes, snapshots = schema.nodes, schema.volumes, schema.snapshots
+    nodes, volumes, snapshots, operations = schema.nodes, schema.volumes, schema.snapshots, schema.operations
     ids = [image.id for image in images]
     name_of_node = select(nodes.c.name).where(nodes.c.id == volumes.c.node_id).scalar_subquery()
     cloned = select(name_of_node, volumes.c.name, volumes.c.project_id).where(volumes.c.image_id.in_(ids))
@@ -83,6 +85,10 @@ def users_of(tx: Connection, actor: Actor, images: Sequence[Image]) -> list[str]
     found += [(f"snapshot {name}", owner) for name, owner in tx.execute(frozen)]
     made = [image for image in dependent_images(tx, ids) if image.id not in ids]
     found += [(f"image {title(image)}", image.project_id) for image in made]
+    preparing = journal.operations.list(
+        tx, operations.c.state.in_(LIVE), operations.c.args["image_id"].as_string().in_(ids)
+    )
+    found += [(f"operation {one.id} ({one.kind})", one.project_id) for one in preparing]
     seen = sorted(said for said, owner in found if actor.is_admin or owner == actor.project_id)
     others = len(found) - len(seen)
     return [*seen, *([f"{others} of other projects"] if others else [])]
