@@ -1,18 +1,25 @@
 #!/usr/bin/env python3
 """What does a node's I/O cost through our export: beside the best bare tgt, and beside the store itself?
 
-Three clones of one image, written over once: the first is exported by BMI's own driver as BMI configures it,
-the second by a tgtd that is set up by hand (see BARE), the third is opened without any export. The same
-client, `qemu-img bench`, runs the same pattern on one after the other, round by round; each figure is a
-median, each ratio the median of the rounds' own ratios, so that a busy machine disturbs all sides alike.
-`--search` compares other ways to configure a bare tgtd with the one in BARE instead.
+One disk is exported by BMI's own driver as BMI configures it, by a tgtd that is set up by hand (see BARE), by a
+second one that is set up the same, and is opened without any export. The same client, `qemu-img bench`, runs the
+same pattern on one after the other, for moments, many times over. A machine's speed changes from one moment to
+the next: so each measurement has one of the bare tgtd right before and right after it and is divided by their
+mean, and what is shown is the median of these ratios, with the interval that holds it in 95 of 100 runs
+(`low`, `high`). `noise` is the same figure of the second bare tgtd: how far from 1 it is, is no property of
+anybody's configuration. `--search` compares other ways to configure a bare tgtd with the one in BARE instead.
+
+On the local store all sides share one file, so that no side has the better place on the disk or in memory. On
+Ceph, where one client at a time holds an image, each has its own clone.
 
 "Random" means a fixed long step, coprime to the number of blocks: every block comes once before any comes
 again, in an order that no read-ahead follows.
 """
 
 import argparse
+import math
 import os
+import random
 import re
 import shutil
 import socket
@@ -36,6 +43,7 @@ HOST = "127.0.0.1"
 INITIATOR = "iqn.2008-11.org.linux-kvm"
 STORE_GIB = 16
 TRIAL_S = 0.3
+REFERENCE = "bare_tgt"
 TIMEOUT_S = 600
 
 
@@ -87,7 +95,7 @@ BARE = {"local": Bare(1, target=BIG), "ceph": Bare(16, target=BIG, environment=S
 CANDIDATES: dict[str, dict[str, Bare]] = {
     "local": {
         "tgt as it comes": Bare(16, thin=False),
-        "BARE once more": Bare(1, target=BIG),
+        "the reference once more": Bare(1, target=BIG),
         "1 thread": Bare(1),
         "1 thread, no thin provisioning": Bare(1, thin=False),
         "1 thread, big segments": Bare(1, target=BIG),
@@ -106,7 +114,7 @@ CANDIDATES: dict[str, dict[str, Bare]] = {
     },
     "ceph": {
         "tgt as it comes (loses data)": Bare(16, thin=False),
-        "BARE once more": Bare(16, target=BIG, environment=SAFE),
+        "the reference once more": Bare(16, target=BIG, environment=SAFE),
         "small segments": Bare(16, environment=SAFE),
         "1 thread": Bare(1, target=BIG, environment=SAFE),
         "4 threads": Bare(4, target=BIG, environment=SAFE),
@@ -147,8 +155,8 @@ class Side:
 def main() -> None:
     options = parser(__doc__)
     options.add_argument("--storage", choices=STORES, default="local", help="(%(default)s)")
-    options.add_argument("--rounds", type=int, default=7, help="rounds of every pattern (%(default)s)")
-    options.add_argument("--seconds", type=float, default=1.0, help="of each measurement (%(default)s)")
+    options.add_argument("--rounds", type=int, default=40, help="rounds of every pattern (%(default)s)")
+    options.add_argument("--seconds", type=float, default=0.15, help="of each measurement (%(default)s)")
     options.add_argument("--size-mib", type=int, default=256, help="size of the volumes (%(default)s)")
     options.add_argument("--only", default="", help="patterns whose names hold this text")
     options.add_argument("--search", action="store_true", help="compare bare configurations instead")
@@ -169,35 +177,40 @@ def main() -> None:
 def compare(
     store: Storage, export: Export, place: Path, chosen: argparse.Namespace
 ) -> list[dict[str, object]]:
-    """Our export, the bare one and the store, pattern by pattern."""
-    volumes = make_volumes(store, chosen.size_mib * MIB, 3)
-    rows = []
+    """Our export, the bare one twice and the store, pattern by pattern."""
+    volumes = make_volumes(store, chosen.size_mib * MIB, 1 if chosen.storage == "local" else 4)
+    volumes *= 4 // len(volumes)
+    bare, rows = BARE[chosen.storage], []
     with ExitStack() as running:
         sides = {
-            "ours": running.enter_context(our_export(export, volumes[0])),
-            "bare_tgt": running.enter_context(bare_export(BARE[chosen.storage], volumes[1], place)),
-            "store": unexported(volumes[2]),
+            REFERENCE: running.enter_context(bare_export(bare, volumes[0], place)),
+            "ours": running.enter_context(our_export(export, volumes[1])),
+            "twin": running.enter_context(bare_export(bare, volumes[2], place)),
+            "store": unexported(volumes[3]),
         }
         write_over(list(sides.values()), chosen.size_mib)
         for pattern in wanted(chosen):
-            rates = measure(sides, pattern, chosen.rounds, chosen.seconds)
+            rates, ratios = measure(sides, pattern, chosen.rounds, chosen.seconds)
+            low, high = interval(ratios["ours"])
+            medians = {name: statistics.median(rates[name]) for name in ("ours", REFERENCE, "store")}
+            to_store = [tgt / its for tgt, its in zip(ratios["ours"], ratios["store"], strict=True)]
             rows.append(
                 {"storage": chosen.storage, "pattern": pattern.name}
                 | {"unit": "IO/s" if pattern.random else "MiB/s"}
-                | {name: round(statistics.median(of_side), 1) for name, of_side in rates.items()}
-                | {
-                    "ratio_to_tgt": ratio(rates["ours"], rates["bare_tgt"]),
-                    "ratio_to_store": ratio(rates["ours"], rates["store"]),
-                }
+                | {name: round(rate, 1) for name, rate in medians.items()}
+                | {"ratio_to_tgt": median(ratios["ours"]), "low": round(low, 3), "high": round(high, 3)}
+                | {"noise": median(ratios["twin"]), "ratio_to_store": median(to_store)}
             )
     return rows
 
 
 def search(store: Storage, place: Path, chosen: argparse.Namespace) -> list[dict[str, object]]:
     """Every candidate's rate as a share of BARE's, pattern by pattern."""
-    candidates = {"BARE": BARE[chosen.storage]} | CANDIDATES[chosen.storage]
+    candidates = {REFERENCE: BARE[chosen.storage]} | CANDIDATES[chosen.storage]
     volumes = make_volumes(store, chosen.size_mib * MIB, len(candidates))
-    rows: dict[str, dict[str, object]] = {name: {"configuration": name} for name in candidates}
+    rows: dict[str, dict[str, object]] = {
+        name: {"configuration": name} for name in CANDIDATES[chosen.storage]
+    }
     with ExitStack() as running:
         sides = {
             name: running.enter_context(bare_export(bare, volume, place))
@@ -205,9 +218,9 @@ def search(store: Storage, place: Path, chosen: argparse.Namespace) -> list[dict
         }
         write_over(list(sides.values()), chosen.size_mib)
         for pattern in wanted(chosen):
-            rates = measure(sides, pattern, chosen.rounds, chosen.seconds)
-            for name, row in rows.items():
-                row[pattern.name] = ratio(rates[name], rates["BARE"])
+            _, ratios = measure(sides, pattern, chosen.rounds, chosen.seconds)
+            for name, of_side in ratios.items():
+                rows[name][pattern.name] = median(of_side)
     return list(rows.values())
 
 
@@ -217,18 +230,39 @@ def wanted(chosen: argparse.Namespace) -> list[Pattern]:
 
 def measure(
     sides: Mapping[str, Side], pattern: Pattern, rounds: int, seconds: float
-) -> dict[str, list[float]]:
-    """Each side's rates, the sides taking turns and the turns changing their order."""
+) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+    """Each side's rates, and the others' ratios to the reference: in each round, in an order of its own, each of
+    the others between two measurements of the reference.
+    """
     counts = {name: side.count(pattern, seconds) for name, side in sides.items()}
+
+    def rate(name: str) -> float:
+        return pattern.rate(counts[name], sides[name].seconds(pattern, counts[name]))
+
     rates: dict[str, list[float]] = {name: [] for name in sides}
-    for turn in range(rounds):
-        for name in sides if turn % 2 else reversed(list(sides)):
-            rates[name].append(pattern.rate(counts[name], sides[name].seconds(pattern, counts[name])))
-    return rates
+    ratios: dict[str, list[float]] = {name: [] for name in sides if name != REFERENCE}
+    before = rate(REFERENCE)
+    for _ in range(rounds):
+        for name in random.sample(list(ratios), len(ratios)):
+            rates[name].append(rate(name))
+            after = rate(REFERENCE)
+            rates[REFERENCE].append(after)
+            ratios[name].append(rates[name][-1] / math.sqrt(before * after))
+            before = after
+    return rates, ratios
 
 
-def ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
-    return round(statistics.median(our / their for our, their in zip(ours, theirs, strict=True)), 3)
+def median(values: Sequence[float]) -> float:
+    return round(statistics.median(values), 3)
+
+
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """Where the median of all that could be measured lies with a probability of 95 %, whatever the
+    distribution: half of the values lie below it, give or take 1.96 standard deviations of a coin's throws.
+    """
+    ordered, count = sorted(values), len(values)
+    away = 0.98 * math.sqrt(count)
+    return ordered[max(0, math.floor(count / 2 - away))], ordered[min(count - 1, math.ceil(count / 2 + away))]
 
 
 # ---- the sides --------------------------------------------------------------------------------------
@@ -257,7 +291,13 @@ def write_over(sides: Sequence[Side], size_mib: int) -> None:
 def our_export(export: Export, volume: Backing) -> Iterator[Side]:
     """The volume as BMI offers it to a node, CHAP and all."""
     portal = Portal("bench", HOST, free_port())
-    target = Target("iqn.2024-07.internal.bmi:bench", volume, INITIATOR, "bench", "no-secret-at-all")
+    target = Target(
+        "iqn.2024-07.internal.bmi:bench",
+        volume,
+        INITIATOR,
+        "bench",
+        "no-secret-at-all",
+    )
     try:
         export.ensure_portal(portal, [target])
         yield Side(

@@ -93,6 +93,7 @@ class CephStorage:
         ref = Ref("image", image_id)
         self.staging_path(image_id).unlink(missing_ok=True)
         with self._pool.reported(f"Removing what was staged of image {image_id}"), self._lock(ref):
+            self._mend(ref)
             self._images.remove_unseen(self._name(ref, NEW))
 
     def list_staged(self) -> Sequence[str]:
@@ -123,6 +124,7 @@ class CephStorage:
         ref, source = Ref("volume", volume_id), Ref("snapshot", snapshot_id)
         name, new, following = self._name(ref), self._name(ref, NEW), self._name(ref, NEXT)
         with self._pool.reported(f"Rolling {_words(ref)} back to {_words(source)}"), self._lock(ref):
+            self._mend(ref)
             self._size(ref)
             self._images.remove_unseen(following)
             self._images.remove_unseen(new)
@@ -175,6 +177,7 @@ class CephStorage:
 
     def delete(self, ref: Ref) -> None:
         with self._pool.reported(f"Deleting {_words(ref)}"), self._lock(ref):
+            self._mend(ref)
             for mark in (NEW, NEXT):
                 self._images.remove_unseen(self._name(ref, mark))
             self._images.discard(self._name(ref))
@@ -290,7 +293,7 @@ class CephStorage:
     def _derive(self, source: Ref, target: Ref, size_bytes: int = 0) -> int:
         def clone(hidden: str) -> None:
             self._clone(source, target, hidden)
-            if size_bytes:
+            if (self._images.size(hidden) or 0) < size_bytes:
                 self._grow(hidden, size_bytes)
 
         with self._pool.reported(f"Making {_words(target)} from {_words(source)}"):
@@ -300,7 +303,7 @@ class CephStorage:
         """Shows what `build` makes under the hidden name, unless it exists already; returns its size."""
         name, hidden = self._name(ref), self._name(ref, NEW)
         with self._lock(ref):
-            self._images.mend_rename(hidden, name)
+            self._mend(ref)
             size_bytes = self._images.size(name)
             if size_bytes is None:
                 self._images.remove_unseen(hidden)
@@ -323,6 +326,10 @@ class CephStorage:
                 with suppress(rbd.ImageNotFound):
                     self._images.clone(parent.image, name, hidden)
                     return
+        if source.kind != "volume":
+            with suppress(rbd.ImageNotFound):  # not frozen yet; that opens it for writing, which takes longer
+                self._images.clone(name, FROZEN, hidden)
+                return
         snapshot = self._name(target) if source.kind == "volume" else FROZEN
         self._images.freeze(name, snapshot)
         self._images.clone(name, snapshot, hidden)
@@ -366,11 +373,17 @@ class CephStorage:
         if ref is None:
             return False
         with self._lock(ref):
-            self._images.mend_rename(self._name(ref, NEXT), name)
+            self._mend(ref)
             with suppress(rbd.ImageNotFound, rbd.ImageExists):
                 self._images.rename(self._name(ref, NEXT), name)
                 return True
         return False
+
+    def _mend(self, ref: Ref) -> None:
+        """Ends renames that a death has broken off: made or not, the object has one name."""
+        name, new, following = self._name(ref), self._name(ref, NEW), self._name(ref, NEXT)
+        for old, to in ((new, name), (new, following), (following, name)):
+            self._images.mend_rename(old, to)
 
     def _lock(self, ref: Ref) -> Any:
         return self._locks(self._name(ref))

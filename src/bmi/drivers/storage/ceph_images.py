@@ -5,7 +5,6 @@ is emptied from the youngest generation up. A snapshot (in the sense of RBD) bea
 that was made from it, and goes with it; `FROZEN` is the one from which any number of children are made.
 """
 
-import struct
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -13,8 +12,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
-from bmi.drivers.storage.ceph_cluster import Pool, effect, rados, rbd
+from bmi.drivers.storage import ceph_names
+from bmi.drivers.storage.ceph_cluster import Pool, effect, rbd
 from bmi.drivers.storage.ceph_fence import shut_out_others
+from bmi.drivers.storage.ceph_names import id_behind, listed_id
 
 FROZEN = "frozen"
 # Layering, exclusive lock, object map, fast diff, deep flatten. Without the object map, removing an empty
@@ -44,6 +45,7 @@ class Images:
         self.pool = pool
         self.prefix = prefix
         self._rbd = rbd.RBD()
+        self._clearing = Locks()
 
     # ---- looking -----------------------------------------------------------------------------------
 
@@ -55,11 +57,7 @@ class Images:
 
     def size(self, name: str) -> int | None:
         """In bytes; None where there is no such image."""
-        try:
-            with self.opened(name) as image:
-                return int(image.size())
-        except rbd.ImageNotFound:
-            return None
+        return ceph_names.size(self.pool.ioctx, name)
 
     def names(self) -> list[str]:
         """All of ours that can be seen."""
@@ -90,38 +88,18 @@ class Images:
                 image.create_snap(snapshot)
 
     def rename(self, name: str, to: str) -> None:
-        effect("rename")
-        self._rbd.rename(self.pool.ioctx, name, to)
+        """Only for images that nobody has open, as are those that cannot be seen."""
+        ceph_names.rename(self.pool.ioctx, name, to)
 
     def mend_rename(self, name: str, to: str) -> None:
-        """Ends what a death in the middle of `rename` has left: two names that lead to one image.
-
-        RBD makes the object that leads from the new name to the image, changes the pool's directory, and
-        removes the object of the old name.
-        """
-        ids = [self._id_behind(each) for each in (name, to)]
-        if ids[0] is None or ids[0] != ids[1]:
-            return
-        stale = name if to in self._rbd.list(self.pool.ioctx) else to
-        effect("remove_object")
-        with suppress(rados.ObjectNotFound):
-            self.pool.ioctx.remove_object(f"rbd_id.{stale}")
-        if stale == to:
-            self.rename(name, to)
-
-    def _id_behind(self, name: str) -> str | None:
-        try:
-            raw = self.pool.ioctx.read(f"rbd_id.{name}")
-        except rados.ObjectNotFound:
-            return None
-        (length,) = struct.unpack_from("<I", raw)
-        return str(raw[4 : 4 + length].decode())
+        """Ends what a death in the middle of `rename` has left."""
+        ceph_names.mend_rename(self.pool.ioctx, name, to)
 
     # ---- throwing away -----------------------------------------------------------------------------
 
     def remove_unseen(self, name: str) -> None:
         """Removes what an attempt that ended early has left, finished or not; it has no children."""
-        if self._id_behind(name) is None and name not in self._rbd.list(self.pool.ioctx):
+        if id_behind(self.pool.ioctx, name) is None and listed_id(self.pool.ioctx, name) is None:
             return
         with suppress(rbd.ImageNotFound):
             # Whoever was at it has died or lost its lease; the dead would be waited for.
@@ -139,7 +117,7 @@ class Images:
 
     def hide(self, name: str) -> str | None:
         """Moves the image to the trash, whole; returns its id, or None if there is no such image."""
-        image_id = self._id_behind(name)
+        image_id = id_behind(self.pool.ioctx, name)
         effect("trash_move")
         with suppress(rbd.ImageNotFound):
             self._rbd.trash_move(self.pool.ioctx, name, 0)
@@ -150,7 +128,7 @@ class Images:
         left, before = self._trash(), None
         while left and left != before:  # the end of a child may be that of its parent
             for image_id, name in left.items():
-                if self._id_behind(name) == image_id:  # died on the way to the trash
+                if id_behind(self.pool.ioctx, name) == image_id:  # died on the way to the trash
                     with suppress(rbd.ImageNotFound, rbd.ImageBusy):
                         self._rbd.trash_move(self.pool.ioctx, name, 0)
                 self.clear(image_id, name)
@@ -183,14 +161,17 @@ class Images:
         if image_id is None:
             return
         try:
-            with rbd.Image(self.pool.ioctx, image_id=image_id) as image:
-                self._forget_unfrozen(image)
-                self._thaw(image)
-                parent = self._let_go_of_parent(name, image)
-                if list(image.list_snaps()):
-                    return  # children live on what is frozen
-            effect("trash_remove")
-            self._rbd.trash_remove(self.pool.ioctx, image_id, force=True)
+            # One at a time: of eight threads that cleared away at once, one was seen to wait for ever in librbd,
+            # and what it was removing had an empty header again.
+            with self._clearing(image_id):
+                with rbd.Image(self.pool.ioctx, image_id=image_id) as image:
+                    self._forget_unfrozen(image)
+                    self._thaw(image)
+                    parent = self._let_go_of_parent(name, image)
+                    if list(image.list_snaps()):
+                        return  # children live on what is frozen
+                effect("trash_remove")
+                self._rbd.trash_remove(self.pool.ioctx, image_id, force=True)
         except (rbd.ImageNotFound, rbd.ImageBusy, rbd.ImageHasSnapshots):
             return  # done by somebody else, or still open in a client that died: a later round gets it
         self._clear_parent(parent)
@@ -237,7 +218,11 @@ class Images:
             return
         ioctx = self.pool.other(parent.pool, parent.namespace)
         try:
-            with suppress(rbd.ImageNotFound), rbd.Image(ioctx, image_id=parent.image_id) as image:
+            with (
+                self._clearing(parent.image_id),
+                suppress(rbd.ImageNotFound),
+                rbd.Image(ioctx, image_id=parent.image_id) as image,
+            ):
                 effect("remove_snap")
                 image.remove_snap(parent.snapshot)
         finally:
