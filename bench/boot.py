@@ -30,6 +30,7 @@ from bmi.client.documents import Operation
 from bmi.domain.boot import Offer, meta_data, user_data
 from bmi.drivers.bmc import BmcAccess
 from bmi.drivers.bmc.redfish import create as open_bmc
+from bmi.drivers.switch import CLOSED, PortConfig
 from bmi.drivers.switch.ovs import create as open_switch
 from bmi.drivers.uplink import Foot
 from bmi.drivers.uplink.ovs import create as open_uplink
@@ -162,14 +163,14 @@ def boot_with_copy(site: Site, raw: Path, scratch: Path) -> float:
     )
     node.console_path.write_bytes(b"")
     with _installer(foot, served):
-        switch.set_access(node.switch_port, _COPY_VLAN)
+        switch.apply({node.switch_port: PortConfig(_COPY_VLAN)})
         began = time.monotonic()
         bmc.boot_network_once(access)
         bmc.power_on(access)
         _await_ssh(foot.netns, _COPY_NODE, node.console_path)
         seconds = time.monotonic() - began
     bmc.power_off(access)
-    switch.close(node.switch_port)
+    switch.apply({node.switch_port: CLOSED})
     uplink.remove(foot.netns)
     return seconds
 

@@ -297,6 +297,8 @@ def our_export(export: Export, volume: Backing) -> Iterator[Side]:
         INITIATOR,
         "bench",
         "no-secret-at-all",
+        "target",
+        "none-either",
     )
     try:
         export.ensure_portal(portal, [target])

@@ -6,13 +6,12 @@ import json
 import pkgutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from types import FunctionType, ModuleType
+from types import ModuleType
 from typing import Any, cast
 
 import click
 
 import bmi.drivers
-from bmi.api import routes
 from bmi.api.app import create_app
 from bmi.cli.main import main as bmi_command
 from bmi.cli.session import exit_code
@@ -175,11 +174,15 @@ def api_page() -> Iterator[str]:
         "again. The machine-readable description is `/v1/openapi.json` of every server; the errors are listed in "
         "[errors.md](errors.md)."
     )
-    rows = [[f"`{request}`", _who(call), _linked(_body(call)), call["summary"]] for request, call in calls]
+    rows = [
+        [f"`{request}`", call["x-permission"], _linked(_body(call)), call["summary"]]
+        for request, call in calls
+    ]
     yield _table(["request", "for", "body", "what it does"], rows)
     yield (
-        "*Member* is anybody with a token: a project's token meets what is its project's, public or free, an "
-        "administrator's meets everything."
+        "*Public* asks for no token, *authenticated* for any: it is about the caller's own name. *Reader*, *member* "
+        "and *admin* are the roles; each may what those before it may. A project's token meets what is its "
+        "project's, public or free, an administrator's meets everything."
     )
     yield "## Bodies"
     for name in sorted({_body(call) for _, call in calls} & schemas.keys()):
@@ -190,24 +193,6 @@ def api_page() -> Iterator[str]:
             for key, field in schemas[name]["properties"].items()
         ]
         yield _table(["field", "type", "required", "meaning"], fields)
-
-
-def _endpoints() -> dict[str, FunctionType]:
-    """The functions behind the API, by the operation id that they have in its description."""
-    return {route.name: route.endpoint for _, noun in _modules(routes) for route in noun.router.routes}
-
-
-def _who(call: Json) -> str:
-    """Read off the use case behind the endpoint: does it ask for an administrator?"""
-    if "security" not in call:
-        return "everybody"
-    endpoint = _endpoints()[call["operationId"]]
-    modules = [
-        value for value in inspect.getclosurevars(endpoint).globals.values() if inspect.ismodule(value)
-    ]
-    used = [getattr(module, name, None) for module in modules for name in endpoint.__code__.co_names]
-    asks = any("require_admin" in f.__code__.co_names for f in used if isinstance(f, FunctionType))
-    return "administrator" if asks else "member"
 
 
 def _body(call: Json) -> str:
@@ -240,9 +225,10 @@ def drivers_page() -> Iterator[str]:
     yield "# Drivers"
     yield (
         "The outside world, one kind of driver for each part of it. The settings name the driver of `storage`, "
-        "`export` and `uplink` with its `options` ([settings.md](settings.md)); `bmi switch register --driver … "
-        "--option …` that of a switch; the beginning of `bmi node register --bmc redfish+https://…` that of a BMC. "
-        "BMI itself fills in `path` of `local` and `run_dir` of `tgt`, in `data_dir` and `run_dir` of `[server]`."
+        "`export`, `uplink` and `isolation` with its `options` ([settings.md](settings.md)); `bmi switch register "
+        "--driver … --option …` that of a switch; the beginning of `bmi node register --bmc redfish+https://…` that "
+        "of a BMC. BMI itself fills in `path` of `local` and `run_dir` of `tgt`, in `data_dir` and `run_dir` of "
+        "`[server]`, and for the switches and BMCs of `hil` the options of `[isolation]`."
     )
     yield (
         "A driver of your own is a function that takes the options and returns an object with the methods below, "

@@ -77,11 +77,11 @@ def _bmi_commands(document: Path) -> list[list[str]]:
     found = []
     for block in _blocks(document, "sh", "console"):
         for line in _typed(block):
-            words = shlex.shlex(line, posix=True, punctuation_chars="|&;>()")
+            words = shlex.shlex(line, posix=True, punctuation_chars="|&;<>()")
             words.whitespace_split = True
             command: list[str] = []
             for word in [*words, ";"]:
-                if set(word) <= set("|&;>()"):
+                if set(word) <= set("|&;<>()"):
                     if command[:1] == ["bmi"]:
                         found.append(command[1:])
                     command = []

@@ -1,5 +1,6 @@
 """A whole server from a configuration file, with fake drivers, on loopback."""
 
+import json
 import signal
 import socket
 import subprocess
@@ -9,12 +10,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from bmi import wiring
 from bmi.client import Client, succeeded
 from bmi.config import Settings, load
+from bmi.drivers.isolation.hil import HilIsolation
 from bmi.drivers.storage import Ref
 from bmi.errors import BmiError, ConfigError, DriverError, UnavailableError
 from bmi.store import operations as journal
@@ -186,7 +189,7 @@ def _check(settings: Settings) -> dict[str, str | BmiError]:
 
 def test_the_check_says_what_each_part_is(config: Path) -> None:
     said = _check(load(config))
-    assert list(said) == ["database", "storage", "contents", "export", "uplink"]
+    assert list(said) == ["database", "storage", "contents", "export", "uplink", "isolation"]
     assert not [part for part, words in said.items() if isinstance(words, BmiError)]
     assert said["contents"] == "0 images, volumes and snapshots are there."
 
@@ -214,3 +217,21 @@ def test_settings_reach_the_tools(config: Path, monkeypatch: pytest.MonkeyPatch)
     assert tools.bmc("fake") is tools.bmc("fake")
     options = {"root": str(config.parent / "switch")}
     assert tools.switch("fake", options) is tools.switch("fake", dict(options))
+
+
+def test_hils_account_is_that_of_its_switches_and_its_power(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "password").write_text("secret\n")
+    account = {"url": "https://hil.example", "username": "bmi", "password_file": str(tmp_path / "password")}
+    monkeypatch.setenv("BMI_ISOLATION__DRIVER", "hil")
+    monkeypatch.setenv("BMI_ISOLATION__OPTIONS", json.dumps(account))
+    tools = wiring.open_tools(wiring.open_core(load(config)))
+    assert isinstance(tools.isolation, HilIsolation)
+    switch: Any = tools.switch("hil", {"poll_s": 1})
+    assert switch._hil.url == tools.isolation._hil.url == account["url"]
+    bmc: Any = tools.bmc("hil")
+    assert bmc._own == ("https://hil.example", "bmi")
+    monkeypatch.setenv("BMI_ISOLATION__OPTIONS", json.dumps(account | {"password_file": "/nowhere"}))
+    with pytest.raises(ConfigError, match="/nowhere"):
+        wiring.open_tools(wiring.open_core(load(config)))

@@ -6,7 +6,15 @@ from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, IPvAnyNetwork, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    IPvAnyNetwork,
+    ValidationError,
+    field_validator,
+)
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -28,6 +36,48 @@ class ServerSettings(_Section):
     run_dir: Path = Field(Path("/run/bmi"), description="Need not survive a reboot: tgtd's sockets and logs.")
     host: str = Field("127.0.0.1", description="Address the API listens on.")
     port: int = Field(7550, ge=1, le=65535, description="TCP port the API listens on.")
+
+
+class LoginSettings(_Section):
+    session_h: float = Field(12, gt=0, le=31 * 24, description="Hours that a login lasts.")
+    token_days: float = Field(
+        366, gt=0, le=10 * 366, description="Days that a user's own token may last at most."
+    )
+    window_s: float = Field(900, gt=0, description="Seconds in which failed logins are counted.")
+    user_failures: int = Field(
+        10, ge=1, description="Failed logins of one user in that time, after which none is tried."
+    )
+    address_failures: int = Field(100, ge=1, description="The same, of all who come from one address.")
+
+
+class OidcSettings(_Section):
+    issuer: str = Field("", description="Address of the OpenID provider; empty: nobody logs in with one.")
+    client_id: str = Field("bmi", description="What the provider calls BMI.")
+    client_secret_file: Path | None = Field(
+        None, description="File with the secret that the provider gave BMI; left out: it gave none."
+    )
+    callback_url: str = Field(
+        "",
+        description="Where the provider sends people back to, as it knows it: https://<this API>/v1/login/oidc/callback.",
+    )
+    scopes: str = Field("openid profile email", description="What the provider is asked to tell.")
+    name_claim: str = Field("preferred_username", description="The claim that names a new user.")
+    groups_claim: str = Field("groups", description="The claim that `groups` is about.")
+    groups: dict[str, list[str]] = Field(
+        default_factory=dict,
+        description='What a group gives, such as physics = ["cluster-a:member", "cluster-b:reader"] or ops = ["admin"]. '
+        "When there are any, they decide at every login, and make users that BMI does not know yet; without any, "
+        "an administrator links users.",
+    )
+
+    @field_validator("groups")
+    @classmethod
+    def _known_rights(cls, groups: dict[str, list[str]]) -> dict[str, list[str]]:
+        for right in (right for rights in groups.values() for right in rights):
+            project, _, role = right.partition(":")
+            if right != "admin" and not (project and role in {"member", "reader"}):
+                raise ValueError(f"{right!r} is neither admin nor <project>:member nor <project>:reader")
+        return groups
 
 
 class DatabaseSettings(_Section):
@@ -61,6 +111,17 @@ class UplinkSettings(DriverSettings):
     driver: str = Field(
         "existing", description="How this machine reaches project networks: existing, ovs, fake."
     )
+
+
+class IsolationSettings(DriverSettings):
+    driver: str = Field(
+        "builtin", description="Who says which project has which node: builtin (BMI alone), hil, fake."
+    )
+
+    @property
+    def is_external(self) -> bool:
+        """Whether nodes are taken from a service beside BMI, and have to be claimed there."""
+        return self.driver != "builtin"
 
 
 def _vlan_range(text: str) -> str:
@@ -141,10 +202,13 @@ class Settings(BaseSettings):
     )
 
     server: ServerSettings = ServerSettings()
+    login: LoginSettings = LoginSettings()
+    oidc: OidcSettings = OidcSettings()
     database: DatabaseSettings = DatabaseSettings()
     storage: StorageSettings = StorageSettings()
     export: ExportSettings = ExportSettings()
     uplink: UplinkSettings = UplinkSettings()
+    isolation: IsolationSettings = IsolationSettings()
     networks: NetworkSettings = NetworkSettings()
     boot: BootSettings = BootSettings()
     worker: WorkerSettings = WorkerSettings()

@@ -117,6 +117,14 @@ class TooLargeError(BmiError):
     title = "Too large"
 
 
+class TooManyAttemptsError(BmiError):
+    """Too many logins have failed; `retry_after_s` says for how long none is tried."""
+
+    status = 429
+    title = "Too many attempts"
+    retryable = True
+
+
 class ConflictError(BmiError):
     """The request contradicts what is."""
 
@@ -147,6 +155,18 @@ class InvalidStateError(ConflictError):
     """The object's state does not allow this."""
 
     title = "Invalid state"
+
+
+class NotHeldError(ConflictError):
+    """The service that nodes are taken from says otherwise than BMI who has this one."""
+
+    title = "Not held"
+
+
+class NotEnoughNodesError(ConflictError):
+    """Fewer nodes are `free` than were `asked` for; none was given."""
+
+    title = "Not enough nodes"
 
 
 class NoFreeAddressError(ConflictError):

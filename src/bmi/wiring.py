@@ -29,6 +29,7 @@ from bmi.store.vault import Vault
 from bmi.workflow import sweep
 from bmi.workflow.engine import Engine
 from bmi.workflow.guard import Guard
+from bmi.workflow.ports import Keeper
 from bmi.workflow.steps import OUTCOMES, STEPS
 from bmi.workflow.tools import Tools
 
@@ -63,18 +64,22 @@ def open_tools(core: Core) -> Tools:
             "threads": 16 if settings.storage.driver == "ceph" else 1,
         },
     }
+    # HIL also turns nodes on and switches their ports: one service, one account.
+    isolation = settings.isolation
+    if isolation.driver == "hil":
+        own |= {("bmc", "hil"): isolation.options, ("switch", "hil"): isolation.options}
 
     def driver(kind: str, chosen: DriverSettings) -> Any:
         return make(kind, chosen.driver, own.get((kind, chosen.driver), {}) | chosen.options)
 
     @functools.cache
     def bmc(name: str) -> Bmc:
-        made: Bmc = make("bmc", name, {})
+        made: Bmc = make("bmc", name, own.get(("bmc", name), {}))
         return made
 
     @functools.cache
     def switch_by_text(name: str, options: str) -> Switch:
-        made: Switch = make("switch", name, json.loads(options))
+        made: Switch = make("switch", name, own.get(("switch", name), {}) | json.loads(options))
         return made
 
     def switch(name: str, options: Json) -> Switch:
@@ -85,6 +90,7 @@ def open_tools(core: Core) -> Tools:
         storage=driver("storage", settings.storage),
         export=driver("export", settings.export),
         uplink=driver("uplink", settings.uplink),
+        isolation=driver("isolation", isolation),
         bmc=bmc,
         switch=switch,
         vault=core.vault,
@@ -117,6 +123,7 @@ def check(settings: Settings) -> list[tuple[str, str | BmiError]]:
         "contents": lambda: sweep.contents(tools),
         "export": tools.export.check,
         "uplink": tools.uplink.check,
+        "isolation": tools.isolation.check,
     }
     for name, ask in parts.items():
         try:
@@ -127,7 +134,7 @@ def check(settings: Settings) -> list[tuple[str, str | BmiError]]:
 
 
 def serve(settings: Settings) -> None:
-    """Runs everything in this process until SIGTERM or SIGINT: API, boot service, worker, guard and sweep.
+    """Runs everything in this process until SIGTERM or SIGINT: API, boot service, worker, keeper, guard and sweep.
 
     What the nodes depend on (exporters, namespaces) outlives it and is found again at the next start.
     """
@@ -142,19 +149,21 @@ def serve(settings: Settings) -> None:
     log.info("Export: %s", tools.export.check())
     if ensure_admin_token(core, settings.admin_token_path):
         log.info("A new administrator's token is in %s", settings.admin_token_path)
+    # Unique although containers share host names and process ids; 64 characters at most (store/schema).
+    owner = f"{socket.gethostname()[:40]}:{os.getpid()}:{secrets.token_hex(4)}"
     engine = Engine(
         core.database,
         STEPS,
         OUTCOMES,
         tools,
-        # Unique although containers share host names and process ids; 64 characters at most (store/schema).
-        owner=f"{socket.gethostname()[:40]}:{os.getpid()}:{secrets.token_hex(4)}",
+        owner=owner,
         threads=settings.worker.threads,
         lease_s=settings.worker.lease_s,
         patience_s=settings.worker.patience_s,
     )
     core = replace(core, kick=engine.kick)
     guard, sweeper = Guard(tools), sweep.Sweep(tools)
+    keeper = Keeper(tools, owner=owner, lease_s=settings.worker.lease_s, kick=engine.kick)
     netboot = Netboot(
         BootDesk(core),
         http_port=settings.boot.http_port,
@@ -162,6 +171,7 @@ def serve(settings: Settings) -> None:
     )
     threads = [
         threading.Thread(target=engine.run, name="worker"),
+        threading.Thread(target=keeper.run, name="keeper"),
         threading.Thread(target=guard.run, name="guard"),
         threading.Thread(target=sweeper.run, name="sweep"),
     ]
@@ -182,7 +192,7 @@ def serve(settings: Settings) -> None:
             log.info("API: http://%s:%d", settings.server.host, settings.server.port)
             api.run(sockets=[listener])
         finally:
-            for part in (engine, guard, sweeper, netboot):
+            for part in (engine, keeper, guard, sweeper, netboot):
                 part.stop()
             _await_end(threads)
 

@@ -94,11 +94,15 @@ def admin(site: Site, transport: AsgiTransport) -> Caller:
 
 @pytest.fixture
 def red(site: Site, transport: AsgiTransport) -> Caller:
+    """A member of red, whose n1 is."""
+    site.give("red", "n1")
     return Caller(site, transport, site.token("red-token", "red"))
 
 
 @pytest.fixture
 def blue(site: Site, transport: AsgiTransport) -> Caller:
+    """A member of blue, whose n2 is."""
+    site.give("blue", "n2")
     return Caller(site, transport, site.token("blue-token", "blue"))
 
 

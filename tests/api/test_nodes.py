@@ -51,22 +51,37 @@ def test_a_node_is_provisioned_powered_frozen_and_released(site: Site, red: Call
     assert {step["state"] for step in ended["steps"]} == {"done"}
     assert ended["created_at"].endswith("Z")
     stages = [event["stage"] for event in red.get("/nodes/n1/events")["items"]]
-    assert sorted(stages) == ["accepted", "power-on", "up"]
+    assert sorted(stages) == ["accepted", "allocated", "power-on", "up"]
 
     assert red.post("/nodes/n1/power", {"action": "off"})["kind"] == "power-off"
     site.settle()
     red.post("/nodes/n1/snapshots", {"name": "before-upgrade"})
     site.settle()
     assert red.get("/snapshots/before-upgrade")["state"] == "ready"
+    site.give("red", "n2")
     red.post("/nodes/n2/provision", {"snapshot": "before-upgrade"})
     site.settle("n2")
     assert red.get("/nodes/n2")["snapshot"] == "before-upgrade"
 
     red.post("/nodes/n1/release")
     site.settle()
-    assert red.get("/nodes/n1") == {"name": "n1", "state": "free"} | dict.fromkeys(
-        set(red.get("/nodes/n1")) - {"name", "state"}
-    )
+    shown = red.get("/nodes/n1")
+    assert (shown["state"], shown["volume"], shown["address"]) == ("allocated", None, None)
+    assert red.post("/nodes/n1/free")["kind"] == "free"
+    site.settle()
+    red.refused(404, "GET", "/nodes/n1")
+
+
+def test_nodes_are_labelled_counted_and_allocated(site: Site, admin: Caller, blue: Caller) -> None:
+    assert admin("PATCH", "/nodes/n1/labels", {"add": ["gpu"]}).json()["labels"] == ["gpu"]
+    assert blue.get("/pool") == {"items": [{"labels": [], "free": 1}, {"labels": ["gpu"], "free": 1}]}
+    problem = blue.refused(409, "POST", "/pool/allocate", {"count": 2, "labels": ["gpu"]})
+    assert (problem["type"], problem["free"]) == ("urn:bmi:problem:not-enough-nodes", 1)
+    made = blue.post("/pool/allocate", {"count": 1, "labels": ["gpu"]})
+    assert made == {"nodes": ["n1"], "operations": []}
+    assert [node["name"] for node in blue.get("/nodes")["items"]] == ["n1", "n2"]
+    assert admin.refused(422, "POST", "/pool/allocate", {"count": 1})["field"] == "project"
+    blue.refused(403, "POST", "/pool/allocate", {"count": 1, "project": "red"})
 
 
 @pytest.mark.parametrize(
@@ -168,9 +183,9 @@ def test_no_free_address(site: Site, admin: Caller, red: Caller) -> None:
     assert problem["type"] == "urn:bmi:problem:no-free-address"
 
 
-def test_a_member_sees_no_more_than_name_and_state_of_a_free_node(red: Caller) -> None:
-    for node in red.get("/nodes")["items"]:
-        assert {key for key, value in node.items() if value is not None} == {"name", "state"}
+def test_a_member_sees_own_nodes_only(red: Caller) -> None:
+    assert [node["name"] for node in red.get("/nodes")["items"]] == ["n1"]
+    red.refused(404, "GET", "/nodes/n3")
 
 
 def test_a_refusing_bmc_is_told_to_members_without_the_sites_addresses(

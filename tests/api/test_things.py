@@ -154,7 +154,7 @@ def test_an_operation_is_cancelled(site: Site, red: Caller) -> None:
     assert red.post(f"/operations/{operation['id']}/cancel")["cancel_requested"]
     site.settle()
     assert red.get(f"/operations/{operation['id']}")["state"] == "cancelled"
-    assert red.get("/nodes/n1")["state"] == "free"
+    assert red.get("/nodes/n1")["state"] == "allocated"
     red.refused(409, "POST", f"/operations/{operation['id']}/cancel")
     red.refused(409, "POST", f"/operations/{operation['id']}/retry")
 
@@ -198,6 +198,7 @@ def test_a_key_is_forgotten_with_its_token(
     reds = red.post("/nodes/n1/provision", {"image": "debian-12"}, headers=key)
     admin.delete("/tokens/red-token")
     namesake = Caller(site, transport, site.token("red-token", "blue"))
+    site.give("blue", "n2")
     assert namesake.refused(404, "POST", "/nodes/n1/provision", {"image": "debian-12"}, headers=key)
     made = namesake.post("/nodes/n2/provision", {"image": "debian-12"}, headers=key)
     assert made["id"] != reds["id"]
@@ -220,6 +221,7 @@ def test_every_kind_of_request_is_repeatable(site: Site, admin: Caller) -> None:
             ("POST", "/nodes/n1/snapshots", {"name": "s"}),
             ("DELETE", "/snapshots/s?project=red", None),
             ("POST", "/nodes/n1/release", None),
+            ("POST", "/nodes/n1/free", None),
             ("DELETE", "/nodes/n1", None),
             ("DELETE", "/images/debian-12", None),
         )

@@ -16,12 +16,14 @@ def test_a_volume_goes_from_node_to_node(site: Site, admin: Caller, red: Caller)
     assert admin.get("/volumes")["items"] == [shown]
     assert admin.get("/volumes/web", project="red") == shown
     admin.refused(422, "GET", "/volumes/web")
+    site.give("red", "n2")
     red.post("/nodes/n2/provision", {"volume": "web"})
     site.settle("n2")
     assert red.get("/volumes/web")["node"] == "n2"
     assert red.get("/nodes/n2")["volume"]["name"] == "web"
     red.refused(409, "DELETE", "/volumes/web")
     red.refused(422, "POST", "/nodes/n3/provision", {"volume": "web", "hostname": "x"})
+    site.give("red", "n3")
     red.refused(409, "POST", "/nodes/n3/provision", {"volume": "web"})
     red.refused(422, "POST", "/nodes/n2/release", {"keep_as": "x"})
     red.post("/nodes/n2/release")
@@ -90,7 +92,7 @@ def test_quotas_are_set_and_kept(site: Site, admin: Caller, red: Caller) -> None
     site.provision("n1", "red")
     assert red.get("/projects/red/usage")["held"]["volumes"] == 1
     assert admin("PATCH", "/projects/red/quota", {"volumes": None}).json()["quota"] == {"volume_bytes": GIB}
-    admin.refused(422, "PATCH", "/projects/red/quota", {"nodes": 1})
+    admin.refused(422, "PATCH", "/projects/red/quota", {"colours": 1})
 
 
 def test_the_family_is_told(site: Site, admin: Caller, red: Caller, blue: Caller) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from bmi.api.app import create_app
 from bmi.client import Client, Operation
+from bmi.drivers.switch import CLOSED
 from bmi.errors import BmiError, from_problem
 from bmi.workflow.engine import Engine
 from bmi.workflow.steps import OUTCOMES, STEPS
@@ -18,7 +19,7 @@ from tests.live import serving
 __all__ = ["furnished", "site"]
 
 # What happened stays written down; everything else must be as it was.
-_HISTORY = {"operations", "steps", "events", "boot_sessions", "tokens"}
+_HISTORY = {"operations", "steps", "events", "boot_sessions", "tokens", "ports"}
 
 
 @dataclass
@@ -69,7 +70,7 @@ class Place:
             "staged": sorted(self.tools.storage.list_staged()),
             "portals": fakes["export"].world.read("portals"),
             "feet": fakes["uplink"].world.read("feet"),
-            "ports": {name: vlan for name, vlan in self.site.switch.list().items() if vlan is not None},
+            "ports": {name: found for name, found in self.site.switch.list().items() if found != CLOSED},
         }
 
     def everything(self) -> dict[str, Any]:

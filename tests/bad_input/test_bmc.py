@@ -172,6 +172,7 @@ def test_provisioning(place: Place, bmc: Bmc, mode: str, at_power_on: bool) -> N
     place.succeeds(place.client.retry_operation(failed["id"]), NAME)
     assert place.client.get_node(NAME)["state"] == "active"
     place.succeeds(place.client.release_node(NAME))
+    place.succeeds(place.client.free_node(NAME))
     assert place.everything() == before
 
 
@@ -190,6 +191,7 @@ def test_releasing(place: Place, bmc: Bmc, mode: str) -> None:
 
     bmc.behaves()
     place.succeeds(place.client.retry_operation(failed["id"]))
+    place.succeeds(place.client.free_node(NAME))
     assert place.everything() == before
 
 
@@ -201,6 +203,7 @@ def test_a_release_that_failed_may_be_asked_for_again(place: Place, bmc: Bmc) ->
     place.ended(place.client.release_node(NAME))
     bmc.behaves()
     place.succeeds(place.client.release_node(NAME))
+    place.succeeds(place.client.free_node(NAME))
     assert place.everything() == before
 
 
@@ -211,4 +214,5 @@ def test_a_provision_that_failed_may_be_released_instead(place: Place, bmc: Bmc)
     place.ended(place.client.provision_node(NAME, image="debian-12", project="red"))
     bmc.behaves()
     place.succeeds(place.client.release_node(NAME))
+    place.succeeds(place.client.free_node(NAME))
     assert place.everything() == before

@@ -27,6 +27,7 @@ def test_what_was_given_back_and_is_there_again_is_swept(place: Place, tmp_path:
     assert len(storage.list()) == len(before["store"]) + 3, "nothing of a live node is touched"
 
     place.succeeds(client.release_node("n1"))
+    place.succeeds(client.free_node("n1"))
     place.succeeds(client.delete_snapshot("s1", project="red"))
     storage.clone(Ref("image", volume.image_id), volume.id)
     storage.snapshot(volume.id, snapshot.id)

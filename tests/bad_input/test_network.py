@@ -61,6 +61,7 @@ def test_a_project_whose_network_failed_goes_on_when_it_is_retried(place: Place)
     assert network_state(place, "green") == "ready"
     place.succeeds(place.client.provision_node("n1", image="debian-12", project="green"), "n1")
     place.succeeds(place.client.release_node("n1"))
+    place.succeeds(place.client.free_node("n1"))
     place.succeeds(place.client.delete_project("green"))
     assert place.everything() == before
 

@@ -19,6 +19,7 @@ def test_a_node_with_another_mac_is_never_seen(place: Place) -> None:
     assert "MAC address" in problem.remedy
     assert place.outside() == outside
     place.succeeds(place.client.release_node("n1"))
+    place.succeeds(place.client.free_node("n1"))
     assert place.everything() == before
     place.succeeds(place.client.provision_node("n1", image="debian-12", project="red"), "n1")
 

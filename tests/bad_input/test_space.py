@@ -57,6 +57,7 @@ def test_a_clone_leaves_the_reserve_alone(
     place.equip(reserve_percent=2)
     place.succeeds(place.client.retry_operation(asked["id"]), "n1")
     place.succeeds(place.client.release_node("n1"))
+    place.succeeds(place.client.free_node("n1"))
     assert place.everything() == before
 
 
@@ -150,6 +151,7 @@ def test_a_store_that_is_full_takes_no_node(place: Place, disk: Path) -> None:
     place.succeeds(place.client.retry_operation(failed["id"]), "n1")
     assert len(storage.list()) == 2
     place.succeeds(place.client.release_node("n1"))
+    place.succeeds(place.client.free_node("n1"))
     assert [found.ref for found in storage.list()] == [Ref("image", image["id"])]
     assert place.everything() == before
 

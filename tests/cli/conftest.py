@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -39,6 +40,13 @@ class Shell:
         return json.loads(self(*words, "--json", exits=exits, **environment).stdout)
 
 
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where logins are kept: not where those of whoever runs the tests are."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    return tmp_path / "config"
+
+
 @pytest.fixture
 def url(site: Site) -> Iterator[str]:
     with serving(create_app(site.core, uploads_dir=site.uploads)) as address:
@@ -53,4 +61,6 @@ def bmi(site: Site, url: str) -> Shell:
 
 @pytest.fixture
 def red(site: Site, url: str) -> Shell:
+    """The shell of a member of red, whose n1 is."""
+    site.give("red", "n1")
     return Shell(url, site.token("red-token", "red"))

@@ -49,19 +49,55 @@ def test_a_node_is_provisioned_and_released(site: Site, bmi: Shell, red: Shell, 
         assert "await_up           done" in said.stderr
         assert "active" in red("node", "list").stdout
         assert "power-on" in red("node", "events", "n1").stdout
-        assert red.json("node", "events", "n1")[0]["stage"] == "accepted"
+        assert red.json("node", "events", "n1")[0]["stage"] == "allocated"
         assert red.json("node", "power", "n1", "off", "--wait")["state"] == "succeeded"
         red("snapshot", "create", "n1", "before-upgrade", "--wait")
         assert "before-upgrade" in red("snapshot", "list").stdout
         assert red.json("snapshot", "show", "before-upgrade")["node"] == "n1"
         site.will_boot("n2")
+        assert red("node", "allocate").stdout == "n2\n"
         red("provision", "n2", "--snapshot", "before-upgrade", "--wait")
         refused = red("snapshot", "delete", "before-upgrade", exits=4)
         assert "Release the nodes" in refused.stderr
         for node in ("n1", "n2"):
             red("release", node, "--wait")
+            assert "The free of node" in red("node", "free", node, "--wait").stdout
         red("snapshot", "delete", "before-upgrade", "--wait")
         assert bmi.json("snapshot", "list") == []
+
+
+def test_nodes_are_labelled_and_allocated(bmi: Shell, red: Shell) -> None:
+    assert bmi.json("node", "label", "n2", "gpu", "old")["labels"] == ["gpu", "old"]
+    assert "gpu" in bmi("node", "label", "n2", "--remove", "old").stdout
+    bmi("node", "label", "n2", exits=2)
+    assert red("node", "pool").stdout.split() == ["LABELS", "FREE", "-", "1", "gpu", "1"]
+    assert "this asks for 3" in red("node", "allocate", "--count", "3", exits=4).stderr
+    assert red.json("node", "allocate", "--label", "gpu") == {"nodes": ["n2"], "operations": []}
+    assert [node["name"] for node in red.json("node", "list")] == ["n1", "n2"]
+
+
+def test_networks(site: Site, bmi: Shell, red: Shell, password: str) -> None:
+    with site.working():
+        where = ("--mac", "52:54:00:00:00:99", "--bmc", "fake+https://bmc.example.net/n9")
+        said = (*where, "--label", "two-nics", "--bmc-user", "root", "--bmc-password-file", password)
+        nic = "data=52:54:00:00:01:99@sw1/Ethernet1/9"
+        bmi("node", "register", "n9", *said, "--nic", nic, "--wait")
+        bmi("node", "register", "n8", *said, "--nic", "data", exits=2)
+        assert red("node", "allocate", "--label", "two-nics").stdout == "n9\n"
+        assert "VLAN:        102" in red("network", "create", "backend").stdout
+        red("network", "attach", "backend", "n9", "--nic", "data", "--wait")
+        assert "members:     n9 data" in red("network", "show", "backend").stdout
+        assert "used by node n9 (data)" in red("network", "delete", "backend", exits=4).stderr
+        assert red.json("network", "share", "backend", "--with", "blue")["shared_with"] == ["blue"]
+        assert red.json("network", "unshare", "backend", "--with", "blue")["shared_with"] == []
+        red("network", "share", "backend", exits=2)
+        red("network", "share", "backend", "--public", exits=5)
+        assert bmi.json("network", "share", "backend", "--public")["public"]
+        assert not bmi.json("network", "unshare", "backend", "--public")["public"]
+        red("network", "detach", "backend", "n9", "--nic", "data", "--wait")
+        assert [network["name"] for network in red.json("network", "list")] == ["red", "backend"]
+        assert "deleted" in red("network", "delete", "backend").stdout
+    assert bmi.json("network", "create", "storage", "--vlan", "300")["project"] is None
 
 
 def test_without_waiting_a_command_says_how_to_watch(site: Site, red: Shell) -> None:
@@ -99,7 +135,7 @@ def test_a_cancelled_operation_is_what_was_wanted(site: Site, red: Shell) -> Non
     operation = red.json("provision", "n1", "--image", "debian-12")
     with site.working():
         assert "has cancelled" in red("operation", "cancel", operation["id"], "--wait").stdout
-    assert red.json("node", "show", "n1")["state"] == "free"
+    assert red.json("node", "show", "n1")["state"] == "allocated"
     red("operation", "cancel", operation["id"], exits=4)
 
 
@@ -162,7 +198,8 @@ def test_projects_tokens_and_switches(site: Site, url: str, bmi: Shell) -> None:
         assert "150" in bmi("project", "list").stdout
         assert bmi.json("project", "show", "green")["network"]["vlan"] == 150
         secret = bmi("token", "create", "ci", "--project", "green", "--days", "1").stdout.strip()
-        assert Shell(url, secret).json("whoami") == {"name": "ci", "role": "member", "project": "green"}
+        me = Shell(url, secret).json("whoami")
+        assert (me["name"], me["role"], me["project"]) == ("ci", "member", "green")
         assert "ci" in bmi("token", "list").stdout
         assert bmi.json("token", "create", "cd")["secret"].startswith("bmi_")
         assert "revoked" in bmi("token", "revoke", "ci").stdout
@@ -174,8 +211,8 @@ def test_projects_tokens_and_switches(site: Site, url: str, bmi: Shell) -> None:
     listed = {switch["name"]: switch["options"] for switch in bmi.json("switch", "list")}
     assert listed["sw2"] == {"bridge": "br0", "timeout_s": 5}
     assert "bridge=br0 timeout_s=5" in bmi("switch", "list").stdout
-    assert "removed" in bmi("switch", "remove", "sw2").stdout
-    bmi("switch", "remove", "sw1", exits=4)
+    assert "removed" in bmi("switch", "delete", "sw2").stdout
+    bmi("switch", "delete", "sw1", exits=4)
     bmi("switch", "register", "sw3", "--driver", "ovs", "--option", "bridge", exits=2)
 
 
@@ -186,7 +223,7 @@ def test_the_exit_code_says_what_kind_of_failure_it_was(url: str, bmi: Shell, re
     red("provision", "n1", "--image", "missing", exits=3)
     bmi("node", "show", "n7", exits=3)
     assert "mac" in bmi("node", "register", "n9", "--mac", "x", "--bmc", "fake+https://h", exits=4).stderr
-    red("token", "list", exits=5)
+    red("switch", "list", exits=5)
     Shell(url, "")("node", "list", exits=5)
     Shell(url, "bmi_wrong_token")("node", "list", exits=5)
     unreachable = bmi("--url", "http://127.0.0.1:9", "node", "list", exits=6)
@@ -220,7 +257,7 @@ def test_a_private_key_is_not_sent(red: Shell, tmp_path: Path) -> None:
 
 def test_columns_are_aligned_and_never_cut(bmi: Shell) -> None:
     head, *rows = bmi("node", "list").stdout.splitlines()
-    assert head.split() == ["NAME", "STATE", "PROJECT", "ADDRESS", "IMAGE", "MAC", "OPERATION"]
+    assert head.split() == ["NAME", "STATE", "PROJECT", "LABELS", "ADDRESS", "IMAGE", "MAC", "OPERATION"]
     assert [row.index("free") for row in rows] == [head.index("STATE")] * 3
     assert all("52:54:00:00:00:0" in row for row in rows)
 

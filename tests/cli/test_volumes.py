@@ -13,6 +13,7 @@ from tests.installation import Site
 
 
 def test_a_volume_goes_from_node_to_node(site: Site, red: Shell) -> None:
+    site.give("red", "n2")
     site.will_boot("n1", "n2")
     with site.working():
         red("provision", "n1", "--image", "debian-12", "--size", "1GiB", "--wait")
@@ -62,6 +63,7 @@ def test_quotas(site: Site, bmi: Shell, red: Shell) -> None:
     told = red("project", "usage").stdout
     assert ["volumes", "1", "1"] in [line.split() for line in told.splitlines()]
     assert "1.0 TiB" in told
+    site.give("red", "n2")
     refused = red("provision", "n2", "--image", "debian-12", exits=4)
     assert "Project 'red' may have 1 volume; it has 1 volume" in refused.stderr
     assert bmi.json("project", "quota", "red", "--volumes", "none")["quota"] == {"volume_bytes": 1 << 40}

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from bmi import errors
-from bmi.api import image_models, models, storage_models
+from bmi.api import image_models, models, people_models, storage_models
 from bmi.client import Client, documents, succeeded
 from bmi.errors import (
     BusyError,
@@ -32,6 +32,13 @@ def test_every_call(site: Site, client: Client, tmp_path: Path) -> None:
     client.revoke_token("t")
     assert client.register_switch("sw2", driver="fake")["name"] == "sw2"
     assert len(client.list_switches()) == 2
+    assert client.get_switch("sw2")["driver"] == "fake"
+    assert client.cable([{"switch": "sw2", "port": "p1"}]) == 1
+    assert client.list_ports("sw2")[0]["name"] == "p1"
+    checked = client.check_switch("sw2", repair=True, widen=True)
+    site.settle()
+    compared = succeeded(client.get_operation(checked["id"]))["steps"][-1]["result"]
+    assert (compared or {})["differences"] == []
     client.remove_switch("sw2")
     client.create_project("green", vlan=150)
     site.settle()
@@ -49,7 +56,8 @@ def test_every_call(site: Site, client: Client, tmp_path: Path) -> None:
     site.settle("n1")
     assert succeeded(client.get_operation(provision["id"]))["state"] == "succeeded"
     assert [node["name"] for node in client.list_nodes()] == ["n1", "n2", "n3"]
-    assert len(client.list_events("n1")) == 3
+    stages = {event["stage"] for event in client.list_events("n1")}
+    assert stages == {"allocated", "accepted", "power-on", "up"}
     client.power_node("n1", "off")
     site.settle()
     client.create_snapshot("n1", "s")
@@ -207,12 +215,16 @@ def test_a_server_that_restarts_is_waited_for() -> None:
 @pytest.mark.parametrize(
     ("shown", "document"),
     [
-        (models.Whoami, documents.Whoami),
+        (people_models.Whoami, documents.Whoami),
+        (people_models.UserShown, documents.User),
+        (people_models.MemberShown, documents.Member),
+        (people_models.AuditEntryShown, documents.AuditEntry),
         (models.ProjectShown, documents.Project),
         (models.NetworkShown, documents.Network),
-        (models.TokenShown, documents.Token),
-        (models.NewTokenShown, documents.NewToken),
+        (people_models.TokenShown, documents.Token),
+        (people_models.NewTokenShown, documents.NewToken),
         (models.SwitchShown, documents.Switch),
+        (models.PortShown, documents.Port),
         (models.StepShown, documents.Step),
         (models.OperationShown, documents.Operation),
         (models.LiveOperation, documents.LiveOperation),
@@ -222,6 +234,10 @@ def test_a_server_that_restarts_is_waited_for() -> None:
         (storage_models.KinShown, documents.Kin),
         (models.BmcShown, documents.Bmc),
         (models.NodeShown, documents.Node),
+        (models.TenantNetworkShown, documents.TenantNetwork),
+        (models.NetworkMemberShown, documents.NetworkMember),
+        (models.PoolPart, documents.Pool),
+        (models.AllocationShown, documents.Allocation),
         (models.EventShown, documents.Event),
         (image_models.ImageShown, documents.Image),
         (image_models.UploadShown, documents.Upload),

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytest
 
@@ -9,6 +10,7 @@ from bmi.drivers import load
 from bmi.drivers.bmc import Bmc, BmcAccess
 from bmi.errors import DriverError
 from bmi.lab.lab import Lab
+from tests.hil.bench import bench
 from tests.wires import short_directory, unique
 
 PASSWORD = "secret-of-the-fake"
@@ -28,9 +30,13 @@ def lab() -> Iterator[Lab]:
         made.down()
 
 
-@pytest.fixture(params=["fake", pytest.param("redfish", marks=pytest.mark.real)])
-def subject(request: pytest.FixtureRequest) -> Iterator[Subject]:
+@pytest.fixture(params=["fake", "hil", pytest.param("redfish", marks=pytest.mark.real)])
+def subject(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Subject]:
     """A BMC whose node is off."""
+    if request.param == "hil":
+        with bench("stand-in", tmp_path) as site:
+            yield Subject(load("bmc", "hil")(), BmcAccess(f"{site.url}/node/n1", *site.login))
+        return
     if request.param == "fake":
         yield Subject(load("bmc", "fake")(password=PASSWORD), BmcAccess("fake://n1", "admin", PASSWORD))
         return

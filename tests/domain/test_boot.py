@@ -30,6 +30,8 @@ echo BMI: n1 boots iqn.2024-07.internal.bmi:volume-v1
 set initiator-iqn iqn.2024-07.internal.bmi:node-n1
 set username v1
 set password chap-s3cret
+set reverse-username v1-target
+set reverse-password target-s3cret
 set stage sanhook
 sanhook --drive 0x80 iscsi:10.96.0.1:tcp:3260:1:iqn.2024-07.internal.bmi:volume-v1 || goto failed
 set stage kernel
@@ -58,6 +60,8 @@ echo BMI: n1 boots iqn.2024-07.internal.bmi:volume-v1
 set initiator-iqn iqn.2024-07.internal.bmi:node-n1
 set username v1
 set password chap-s3cret
+set reverse-username v1-target
+set reverse-password target-s3cret
 set stage sanboot
 sanboot --drive 0x80 iscsi:10.96.0.1:tcp:3260:1:iqn.2024-07.internal.bmi:volume-v1 || goto failed
 :failed
@@ -131,13 +135,23 @@ def test_the_kernel_command_line_holds_no_secret() -> None:
 
 def test_a_boot_shows_its_secrets_to_nobody() -> None:
     shown = repr(replace(KERNEL_BOOT, meta_data="key-in-metadata", user_data="password-in-userdata"))
-    for secret in ("chap-s3cret", "key-in-metadata", "password-in-userdata"):
+    for secret in ("chap-s3cret", "target-s3cret", "key-in-metadata", "password-in-userdata"):
         assert secret not in shown
 
 
 # Everything, and more often what means something to iPXE.
 TEXTS = st.text() | st.text("aZ0.-= \t\r\n$#;|&{}'\"")
-WORDS = ["node", "portal", "iqn", "initiator", "chap_user", "chap_secret", "kernel_args"]
+WORDS = [
+    "node",
+    "portal",
+    "iqn",
+    "initiator",
+    "chap_user",
+    "chap_secret",
+    "target_user",
+    "target_secret",
+    "kernel_args",
+]
 
 
 @given(method=st.sampled_from(["kernel", "sanboot", "wait"]), name=st.sampled_from(WORDS), text=TEXTS)
@@ -158,7 +172,9 @@ def test_no_value_changes_what_a_script_does(method: str, name: str, text: str) 
 
 
 @pytest.mark.parametrize("evil", ["a b", "a\nreboot", "${password}", "a||shell", "a;b", "#", "a&b", "", "ä"])
-@pytest.mark.parametrize("name", ["node", "portal", "iqn", "initiator", "chap_user", "chap_secret"])
+@pytest.mark.parametrize(
+    "name", ["node", "portal", "iqn", "initiator", "chap_user", "chap_secret", "target_user", "target_secret"]
+)
 def test_a_word_that_ipxe_would_not_take_as_one_is_refused(name: str, evil: str) -> None:
     with pytest.raises(InternalError, match=f"The {name} cannot stand in a boot script."):
         ipxe_script(replace(KERNEL_BOOT, **{name: evil}), BASE)  # type: ignore[arg-type]  # all are text

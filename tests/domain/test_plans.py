@@ -2,7 +2,7 @@
 
 import pytest
 
-from bmi.domain.plans import PLANS, POWER_CYCLE, POWER_ON, PROVISION, RELEASE, Plan, PlannedStep
+from bmi.domain.plans import PLANS, POWER_CYCLE, POWER_ON, PROVISION, RELEASE, Plan, PlannedStep, claiming
 from bmi.errors import InternalError
 
 
@@ -58,6 +58,7 @@ def test_a_plan_that_cannot_be_followed_is_refused(steps: list[PlannedStep], rea
         (POWER_ON, "power_on", {"set_network_boot"}),
         (POWER_CYCLE, "power_on", {"power_off", "set_network_boot"}),
         (POWER_CYCLE, "await_up", {"power_on"}),
+        (PLANS["free"], "unclaim_node", {"close_port"}),
         (PLANS["import-image"], "commit_image", {"convert_image", "build_boot"}),
         (PLANS["open-network"], "open_portal", {"attach_uplink"}),
         (PLANS["close-network"], "detach_uplink", {"close_portal"}),
@@ -84,3 +85,11 @@ def test_what_a_volume_holds_survives_a_detachment_and_a_failed_attachment() -> 
     for kind in ("detach", "attach", "roll-back", "flatten"):
         assert not {step.name for step in PLANS[kind].steps} & {"clone_volume", "delete_volume"}
     assert not PLANS["detach"].undoable
+
+
+def test_a_node_is_claimed_before_anything_is_done_to_it() -> None:
+    plan = claiming(PROVISION)
+    assert (plan.kind, plan.undoable) == (PROVISION.kind, PROVISION.undoable)
+    assert plan.steps[0] == PlannedStep("claim_node")
+    assert all(step.after for step in plan.steps[1:])
+    assert [step.name for step in plan.steps[1:]] == [step.name for step in PROVISION.steps]

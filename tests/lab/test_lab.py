@@ -13,6 +13,7 @@ import requests
 
 from bmi.drivers import netns
 from bmi.drivers.bmc import BmcAccess, redfish
+from bmi.drivers.switch import CLOSED, PortConfig
 from bmi.drivers.switch import ovs as switch_ovs
 from bmi.drivers.uplink import Foot
 from bmi.drivers.uplink import ovs as uplink_ovs
@@ -110,7 +111,7 @@ def test_a_node_asks_for_an_address_on_its_network_once_its_port_is_open(
         _await(lambda: "Configuring (net0" in _console(lab), "the PXE ROM")
         time.sleep(2)
         assert seen.read_text() == ""
-        switch_ovs.create(bridge=lab.bridge, db=lab.switch_db).set_access(node.switch_port, 101)
+        switch_ovs.create(bridge=lab.bridge, db=lab.switch_db).apply({node.switch_port: PortConfig(101)})
         _await(lambda: "BOOTP/DHCP, Request" in seen.read_text(), "DHCPDISCOVER")
         assert node.mac in seen.read_text()
     lab.down()
@@ -119,7 +120,7 @@ def test_a_node_asks_for_an_address_on_its_network_once_its_port_is_open(
 
 
 def test_ports_are_closed_and_nodes_off_at_first(lab: Lab) -> None:
-    assert switch_ovs.create(bridge=lab.bridge, db=lab.switch_db).list() == {"port1": None}
+    assert switch_ovs.create(bridge=lab.bridge, db=lab.switch_db).list() == {"port1": CLOSED}
     assert "port1" not in netns.ip(lab.netns, "-6", "address", "show")
     status = lab.status()
     assert (status.switch_answers, status.bmc_answers, status.power) == (True, True, {"n1": "off"})
@@ -217,24 +218,24 @@ def test_nodes_outlive_their_bmc_and_the_next_one_takes_them_over(lab: Lab, bmc:
 
 
 def test_up_on_a_lab_that_is_up_changes_nothing(lab: Lab) -> None:
-    switch_ovs.create(bridge=lab.bridge, db=lab.switch_db).set_access("port1", 101)
+    switch_ovs.create(bridge=lab.bridge, db=lab.switch_db).apply({"port1": PortConfig(101)})
     before = [_pid(lab, part) for part in ("bmc", "ovsdb", "vswitchd")]
     password = lab.bmc_password_file.read_text()
     Lab.up(lab.spec.directory, nodes=1, name=NAME, memory_mib=128)
     assert [_pid(lab, part) for part in ("bmc", "ovsdb", "vswitchd")] == before
     assert lab.bmc_password_file.read_text() == password
-    assert switch_ovs.create(bridge=lab.bridge, db=lab.switch_db).list() == {"port1": 101}
+    assert switch_ovs.create(bridge=lab.bridge, db=lab.switch_db).list() == {"port1": PortConfig(101)}
 
 
 def test_up_starts_what_has_died(lab: Lab) -> None:
     switch = switch_ovs.create(bridge=lab.bridge, db=lab.switch_db)
-    switch.set_access("port1", 101)
+    switch.apply({"port1": PortConfig(101)})
     for part in ("vswitchd", "ovsdb", "bmc"):
         _kill(lab, part)
     assert (lab.status().switch_answers, lab.status().bmc_answers) == (False, False)
     Lab.up(lab.spec.directory, nodes=1, name=NAME, memory_mib=128)
     assert (lab.status().switch_answers, lab.status().bmc_answers) == (True, True)
-    assert switch.list() == {"port1": 101}
+    assert switch.list() == {"port1": PortConfig(101)}
     switch.check()
 
 

@@ -17,6 +17,8 @@ KERNEL_BOOT = Boot(
     initiator="iqn.2024-07.internal.bmi:node-n1",
     chap_user="v1",
     chap_secret="chap-s3cret",
+    target_user="v1-target",
+    target_secret="target-s3cret",
     kernel_args="console=ttyS0,115200n8",
     image_id="image-1",
     hostname="n1",
@@ -46,7 +48,7 @@ class FakeDesk:
         self.asked.append((network_id, mac, firmware))
         return self.offers.get(mac)
 
-    def boot(self, token: str, network_id: str) -> Boot:
+    def boot(self, token: str, network_id: str, address: str) -> Boot:
         self._stumble()
         if self.boot_trouble:
             raise self.boot_trouble
@@ -54,8 +56,8 @@ class FakeDesk:
             raise NotFoundError("boot", "with this token")
         return self.boots[token, network_id]
 
-    def record(self, token: str, network_id: str, stage: str, detail: str = "") -> None:
-        self.boot(token, network_id)
+    def record(self, token: str, network_id: str, address: str, stage: str, detail: str = "") -> None:
+        self.boot(token, network_id, address)
         self.told.append((stage, detail))
 
     def _stumble(self) -> None:

@@ -364,6 +364,20 @@ def test_a_connection_beyond_the_limit_is_refused(served: Link, monkeypatch: pyt
     eventually(lambda: answers(served))
 
 
+def test_who_has_most_connections_loses_one_to_who_has_none(
+    served: Link, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http_listener, "MAX_CONNECTIONS", 3)
+    other = "10.96.0.98"
+    netns.ip(served.client, "address", "add", f"{other}/24", "dev", CLIENT)
+    with contextlib.ExitStack() as stack:
+        for _ in range(3):
+            stack.enter_context(connect(served))
+        with connect(served, source=other) as client:
+            client.sendall(b"GET /nothing HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert client.recv(4096).startswith(b"HTTP/1.1 200 OK\r\n")
+
+
 def test_an_endless_header_is_refused(served: Link) -> None:
     with connect(served) as client:
         with contextlib.suppress(ConnectionError):
@@ -371,8 +385,9 @@ def test_an_endless_header_is_refused(served: Link) -> None:
         assert b" 200 " not in everything(client)
 
 
-def connect(cable: Link) -> socket.socket:
-    return inside(cable.client, lambda: socket.create_connection((cable.address, HTTP_PORT), timeout=10))
+def connect(cable: Link, *, source: str = "") -> socket.socket:
+    place = (cable.address, HTTP_PORT)
+    return inside(cable.client, lambda: socket.create_connection(place, 10, source_address=(source, 0)))
 
 
 def ended(client: socket.socket) -> bool:

@@ -24,6 +24,8 @@ def site(database: Database, tmp_path: Path) -> Iterator[Site]:
 
 @pytest.fixture
 def red(site: Site) -> Actor:
+    """A member of red, whose the nodes are."""
+    site.give("red", "n1", "n2")
     return site.actor("red-token", "red")
 
 

@@ -29,7 +29,7 @@ class _Site(Site):
 
 class Ground:
     """The site in `directory`: a public image of the site, a node that has a clone of it and is off, a snapshot of
-    that, a volume that no node has, and two free nodes; all but the image are the project red's.
+    that, a volume that no node has, and two empty nodes; all but the image are the project red's.
 
     Its clock can be put forward, and its workers can be killed.
     """
@@ -68,6 +68,7 @@ class Ground:
         site.will_boot(*NODES)
         self._image = Ref("image", site.add_image("debian-12", public=True))
         red = self.red = site.actor("life", "red")
+        site.give("red", *NODES)
         nodes.provision_node(site.core, red, "n1", Order(image="debian-12"))
         nodes.provision_node(site.core, red, "n2", Order(image="debian-12"))
         self.worker().work()

@@ -177,7 +177,8 @@ class Life(RuleBasedStateMachine):
                     Ref("snapshot", one.id): (one.state, one.size_bytes) for one in records.snapshots.list(tx)
                 },
             }
-            busy = {node.id: node.state for node in records.nodes.list(tx) if node.project_id}
+            empty = NodeState.ALLOCATED
+            busy = {one.id: one.state for one in records.nodes.list(tx) if one.state is not empty}
         sizes = {ref: len(content) for ref, content in self.model.disks.items()}
         assert rows == {ref: (ObjectState.READY, size_bytes) for ref, size_bytes in sizes.items()}
         assert {stored.ref: stored.size_bytes for stored in self.ground.storage.list()} == sizes
@@ -218,7 +219,7 @@ class Life(RuleBasedStateMachine):
                 *((f"snapshot:{one.name}", Ref("snapshot", one.id)) for one in records.snapshots.list(tx)),
             ]
 
-    def node(self, pick: int, state: NodeState = NodeState.FREE) -> str:
+    def node(self, pick: int, state: NodeState = NodeState.ALLOCATED) -> str:
         """Mostly one in this state, so that not too much is refused."""
         with self.site.database.read() as tx:
             suitable = [node.name for node in records.nodes.list(tx, state=state)]

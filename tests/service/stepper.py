@@ -9,6 +9,7 @@ from bmi.domain.operations import LIVE
 from bmi.store import operations as journal
 from bmi.workflow.engine import Engine
 from bmi.workflow.pool import Task
+from bmi.workflow.ports import Keeper
 from bmi.workflow.steps import OUTCOMES, STEPS
 from tests.installation import Site
 
@@ -48,6 +49,7 @@ class Stepper:
             patience_s=_PATIENCE_S,
             hook=lambda step, moment: sys.audit(STEP_EFFECT, step, moment),
         )
+        self._keeper = Keeper(site.engine._tools, owner=f"worker-{number}", lease_s=LEASE_S)
         self._tasks = _Tasks()
         self._engine._pool = self._tasks  # type: ignore[assignment]  # all of it that is used here
 
@@ -87,5 +89,7 @@ class Stepper:
         with self._database.read() as tx:
             is_live = journal.operations.find(tx, journal.operations.table.c.state.in_(LIVE)) is not None
         if is_live:
+            self._keeper.look()
+            self._keeper.finish()
             time.sleep(_POLL_S)
         return is_live

@@ -20,7 +20,7 @@ def test_a_token_is_who_it_was_made_for(empty: Site) -> None:
     empty.project("red")
     member = access.authenticate(empty.core, empty.token("m", "red"))
     assert (member.name, member.role, member.is_admin) == ("m", Role.MEMBER, False)
-    assert access.whoami(empty.core, member) == "red"
+    assert access.whoami(empty.core, member) == access.Identity("red", None, None)
     assert access.authenticate(empty.core, empty.token("a")).is_admin
     with pytest.raises(ForbiddenError):
         access.create_token(empty.core, member, "x", project="red")

@@ -21,6 +21,7 @@ from tests import rows
 
 N1, N2 = "52:54:00:00:00:01", "52:54:00:00:00:02"
 RED, BLUE = "network-1", "network-2"
+HOME, HOME2 = "10.96.0.10", "10.96.1.10"
 KEY = b"MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="
 
 
@@ -97,9 +98,9 @@ class Hall:
     def is_dead(self, token: str, network: str = RED) -> bool:
         before = self.stages()
         with pytest.raises(NotFoundError) as read:
-            self.desk.boot(token, network)
+            self.desk.boot(token, network, HOME)
         with pytest.raises(NotFoundError) as wrote:
-            self.desk.record(token, network, "root")
+            self.desk.record(token, network, HOME, "root")
         assert not token or token not in f"{read.value} {read.value.facts} {wrote.value}"
         return self.stages() == before
 
@@ -168,7 +169,7 @@ def test_on_an_unknown_network_nobody_gets_anything(hall: Hall) -> None:
 
 
 def test_a_boot_reads_its_own_volume(hall: Hall) -> None:
-    boot = hall.desk.boot(hall.token(), RED)
+    boot = hall.desk.boot(hall.token(), RED, HOME)
     assert json.loads(boot.meta_data)["instance-id"] == "volume-1"
     assert boot == Boot(
         method="kernel",
@@ -179,23 +180,51 @@ def test_a_boot_reads_its_own_volume(hall: Hall) -> None:
         initiator="iqn.2024-07.internal.bmi:node-node-1",
         chap_user="volume-1",
         chap_secret="chap-1",
+        target_user="volume-1-target",
+        target_secret=boot.target_secret,
         kernel_args="quiet console=tty0 console=ttyS0,115200n8",
         image_id="image-1",
         hostname="n1",
         meta_data=boot.meta_data,
         user_data="#cloud-config\n{}\n",
     )
+    assert len(boot.target_secret) == 24
+
+
+def test_a_new_secret_of_the_node_brings_a_new_one_of_the_target(hall: Hall) -> None:
+    before = hall.desk.boot(hall.token(), RED, HOME).target_secret
+    hall.set_volume(chap_secret=hall.vault.seal("chap-3"))
+    assert before != hall.desk.boot(hall.token(), RED, HOME).target_secret
+
+
+def test_what_a_token_opens_goes_to_the_address_of_its_node_and_nowhere_else(hall: Hall) -> None:
+    token = hall.token()
+    for _ in range(100):
+        with pytest.raises(NotFoundError):
+            hall.desk.boot(token, RED, "10.96.0.77")
+        with pytest.raises(NotFoundError):
+            hall.desk.record(token, RED, HOME2, "up")
+    assert hall.desk.boot(token, RED, HOME).chap_secret == "chap-1"
+    assert hall.stages() == ["dhcp", *["refused"] * 10]
+    hall.desk.record(token, RED, HOME, "up")
+    with pytest.raises(NotFoundError):
+        hall.desk.record(token, RED, "10.96.0.77", "up")
+    with hall.database.read() as tx:
+        told = {event.detail for event in records.events.list(tx, stage="refused")}
+    assert told == {
+        f"{address} asked for this boot and is not this node" for address in ("10.96.0.77", HOME2)
+    }
 
 
 def test_a_boot_waits_for_its_volume(hall: Hall) -> None:
     hall.set_volume(exported=False)
-    assert hall.desk.boot(hall.token(), RED) == Boot("wait", "n1")
+    assert hall.desk.boot(hall.token(), RED, HOME) == Boot("wait", "n1")
 
 
 def test_tokens_are_of_one_node_each(hall: Hall) -> None:
     red, blue = hall.token(), hall.token(N2, BLUE)
     assert red != blue
-    assert hall.desk.boot(blue, BLUE).chap_secret == "chap-2"
+    assert hall.desk.boot(blue, BLUE, HOME2).chap_secret == "chap-2"
 
 
 # ---- who may not -----------------------------------------------------------------------------------------
@@ -233,18 +262,18 @@ def test_a_wrong_token_asks_the_database_nothing(hall: Hall) -> None:
 
     event.listen(hall.database.engine, "before_cursor_execute", gone)
     with pytest.raises(NotFoundError):
-        hall.desk.boot(f"{token}0", RED)
+        hall.desk.boot(f"{token}0", RED, HOME)
     with pytest.raises(NotFoundError):
-        hall.desk.record(f"{token}0", RED, "up")
+        hall.desk.record(f"{token}0", RED, HOME, "up")
     with pytest.raises(AssertionError, match="asked"):
-        hall.desk.boot(token, RED)
+        hall.desk.boot(token, RED, HOME)
 
 
 def test_a_token_cannot_be_made_without_the_key(hall: Hall) -> None:
     token = hall.token()
     thief = BootDesk(Core(hall.database, Vault(KEY[::-1].replace(b"=", b"") + b"="), Settings()))
     with pytest.raises(NotFoundError):
-        thief.boot(token, RED)
+        thief.boot(token, RED, HOME)
 
 
 # ---- how a boot ends -------------------------------------------------------------------------------------
@@ -253,7 +282,7 @@ def test_a_token_cannot_be_made_without_the_key(hall: Hall) -> None:
 def test_up_ends_the_boot_and_its_token(hall: Hall) -> None:
     token = hall.token()
     for stage in ("script", "initramfs", "up"):
-        hall.desk.record(token, RED, stage)
+        hall.desk.record(token, RED, HOME, stage)
     assert hall.is_dead(token)
     assert hall.stages() == ["dhcp", "script", "initramfs", "up"]
 
@@ -262,12 +291,12 @@ def test_up_may_be_said_again_by_who_did_not_hear_the_answer(hall: Hall) -> None
     token = hall.token()
     hall.time += 5
     for _ in range(3):
-        hall.desk.record(token, RED, "up")
+        hall.desk.record(token, RED, HOME, "up")
         hall.time += 5
     assert hall.stages() == ["dhcp", "up"]
     assert hall.is_dead(token)
     hall.token()
-    hall.desk.record(token, RED, "up")  # of the boot before this one
+    hall.desk.record(token, RED, HOME, "up")  # of the boot before this one
     assert hall.stages() == ["dhcp", "up", "dhcp"]
 
 
@@ -275,12 +304,12 @@ def test_up_of_a_boot_that_ended_without_is_refused(hall: Hall) -> None:
     token = hall.token()
     hall.time += 900
     with pytest.raises(NotFoundError):
-        hall.desk.record(token, RED, "up")
+        hall.desk.record(token, RED, HOME, "up")
     next_token = hall.token()  # which ends the one before for good
     hall.time += 5
-    hall.desk.record(next_token, RED, "up")
+    hall.desk.record(next_token, RED, HOME, "up")
     with pytest.raises(NotFoundError):
-        hall.desk.record(token, RED, "up")
+        hall.desk.record(token, RED, HOME, "up")
     assert hall.stages().count("up") == 1
 
 
@@ -288,13 +317,13 @@ def test_kernel_arguments_may_have_gaps(hall: Hall) -> None:
     with hall.database.write() as tx:
         boot = {"method": "kernel", "kernel_args": "  quiet   splash "}
         records.images.update(tx, id="image-1", values={"boot": boot})
-    boot_args = hall.desk.boot(hall.token(), RED).kernel_args
+    boot_args = hall.desk.boot(hall.token(), RED, HOME).kernel_args
     assert boot_args == "quiet splash console=tty0 console=ttyS0,115200n8"
 
 
 def test_the_next_boot_has_a_new_token(hall: Hall) -> None:
     token = hall.token()
-    hall.desk.record(token, RED, "up")
+    hall.desk.record(token, RED, HOME, "up")
     assert hall.token() != token
     assert hall.is_dead(token)
 
@@ -302,7 +331,7 @@ def test_the_next_boot_has_a_new_token(hall: Hall) -> None:
 def test_a_boot_out_of_time_is_over(hall: Hall) -> None:
     token = hall.token()
     hall.time += 899
-    assert hall.desk.boot(token, RED).node == "n1"
+    assert hall.desk.boot(token, RED, HOME).node == "n1"
     hall.time += 1
     assert hall.is_dead(token)
     assert hall.token() != token
@@ -324,7 +353,7 @@ def test_up_wakes_the_operation_that_waits_for_it(hall: Hall) -> None:
         )
         tx.execute(schema.operations.update().values(wake_at=hall.time + 900))
     hall.time += 5
-    hall.desk.record(hall.token(), RED, "up")
+    hall.desk.record(hall.token(), RED, HOME, "up")
     with hall.database.read() as tx:
         assert journal.operations.get(tx, waiting.id).wake_at == hall.time
         assert {moment.operation_id for moment in records.events.list(tx)} == {waiting.id}
@@ -336,10 +365,10 @@ def test_up_wakes_the_operation_that_waits_for_it(hall: Hall) -> None:
 def test_a_boot_that_repeats_itself_does_not_fill_the_database(hall: Hall) -> None:
     token = hall.token()
     for number in range(250):
-        hall.desk.record(token, RED, "failed", f"attempt {number}")
+        hall.desk.record(token, RED, HOME, "failed", f"attempt {number}")
         hall.desk.offer(RED, N1, "bios" if number % 2 else "ipxe")
     assert len(hall.stages()) == 200
-    hall.desk.record(token, RED, "up")
+    hall.desk.record(token, RED, HOME, "up")
     assert hall.stages()[-1] == "up"
     hall.time += 1
     assert hall.token() != token
@@ -347,6 +376,6 @@ def test_a_boot_that_repeats_itself_does_not_fill_the_database(hall: Hall) -> No
 
 
 def test_a_long_detail_is_cut(hall: Hall) -> None:
-    hall.desk.record(hall.token(), RED, "failed", "x" * 2000)
+    hall.desk.record(hall.token(), RED, HOME, "failed", "x" * 2000)
     with hall.database.read() as tx:
         assert max(len(moment.detail) for moment in records.events.list(tx)) == 500

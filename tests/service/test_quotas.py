@@ -27,7 +27,9 @@ def test_what_a_project_holds_is_told(site: Site, red: Actor, blue: Actor) -> No
     snapshots.create_snapshot(site.core, red, "n1", "s")
     limit(site, volumes=3, unique_bytes=GIB)
     view = quotas.project_usage(site.core, red, "red")
-    assert view.held == quotas.Amount(volumes=1, volume_bytes=4096, snapshots=1, images=1, image_bytes=4096)
+    assert view.held == quotas.Amount(
+        nodes=2, volumes=1, volume_bytes=4096, snapshots=1, images=1, image_bytes=4096
+    )
     assert (view.project.quota, view.measured_at) == ({"volumes": 3, "unique_bytes": GIB}, None)
     with pytest.raises(NotFoundError):
         quotas.project_usage(site.core, blue, "red")
@@ -39,7 +41,7 @@ def test_limits_are_an_administrators_and_can_be_lifted(site: Site, red: Actor) 
     assert quotas.project_usage(site.core, red, "red").project.quota == {"snapshots": 0}
     with pytest.raises(ForbiddenError):
         quotas.set_quota(site.core, red, "red", {"volumes": 100})
-    for wrong in ({"volumes": -1}, {"volumes": 1 << 63}, {"nodes": 1}):
+    for wrong in ({"volumes": -1}, {"volumes": 1 << 63}, {"colours": 1}):
         with pytest.raises(InvalidInputError):
             limit(site, **wrong)
     with pytest.raises(NotFoundError):
@@ -115,6 +117,7 @@ def test_the_room_of_what_is_deleted_is_free(site: Site, red: Actor) -> None:
 def test_eight_requests_for_the_last_volume_get_one(site: Site, red: Actor) -> None:
     names = [f"m{number}" for number in range(8)]
     site.add_nodes(*names)
+    site.give("red", *names)
     limit(site, volumes=1)
     order = Order(image="debian-12")
 

@@ -3,7 +3,8 @@
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from dataclasses import replace
+from typing import Any, TypeVar
 
 import pytest
 
@@ -16,14 +17,16 @@ from bmi.store import operations as journal
 from bmi.store import records
 from tests.installation import SITE, Site
 
+T = TypeVar("T")
 
-def at_once(*calls: Callable[[], OperationView]) -> tuple[list[OperationView], list[BmiError]]:
+
+def at_once(*calls: Callable[[], T]) -> tuple[list[T], list[BmiError]]:
     """What came of calls that began together."""
     start = threading.Barrier(len(calls))
-    done: list[OperationView] = []
+    done: list[T] = []
     refused: list[BmiError] = []
 
-    def call(one: Callable[[], OperationView]) -> None:
+    def call(one: Callable[[], T]) -> None:
         start.wait()
         try:
             done.append(one())
@@ -107,8 +110,8 @@ _OVERTAKING_S = 0.3
 
 
 def overtaken(
-    monkeypatch: pytest.MonkeyPatch, first: Callable[[], OperationView], second: Callable[[], OperationView]
-) -> tuple[list[OperationView], list[BmiError]]:
+    monkeypatch: pytest.MonkeyPatch, first: Callable[[], T], second: Callable[[], T]
+) -> tuple[list[T], list[BmiError]]:
     """What comes of `first` when `second` begins, and ends if it can, just before `first` commits."""
     about_to_commit, ended = threading.Event(), threading.Event()
     enqueue = journal.enqueue
@@ -120,7 +123,7 @@ def overtaken(
             ended.wait(_OVERTAKING_S)
         return made
 
-    def overtaking() -> OperationView:
+    def overtaking() -> T:
         about_to_commit.wait(10)
         try:
             return second()
@@ -143,8 +146,11 @@ def test_what_a_node_is_provisioned_from_is_not_deleted_meanwhile(
         site.settle()
         order = nodes.Order(snapshot="tuned")
 
+    if kind == "project":
+        site.give(None, "n1", "n2")
+
     def provision() -> OperationView:
-        return nodes.provision_node(site.core, red, "n1", order)
+        return nodes.provision_node(site.core, SITE, "n1", replace(order, project="red"))
 
     def delete() -> OperationView:
         match kind:

@@ -14,7 +14,7 @@ from bmi.errors import (
     NoFreeAddressError,
     NotFoundError,
 )
-from bmi.service import images, nodes, operations, projects, snapshots
+from bmi.service import allocation, images, nodes, operations, projects, snapshots
 from bmi.service.core import OperationView
 from bmi.service.image_sources import Told, check_import, import_file
 from bmi.store import records
@@ -43,7 +43,7 @@ def test_a_project_that_holds_something_stays(site: Site, red: Actor) -> None:
     site.settle()
     with pytest.raises(InUseError) as caught:
         projects.delete_project(site.core, SITE, "red")
-    assert caught.value.facts["users"] == ["node n1", "image mine", "snapshot s"]
+    assert caught.value.facts["users"] == ["node n1", "node n2", "image mine", "snapshot s"]
 
 
 def test_nothing_is_provisioned_while_a_network_is_not_ready(site: Site) -> None:
@@ -110,16 +110,19 @@ def test_a_member_sees_a_timeline_from_when_the_node_came(site: Site, red: Actor
     nodes.release_node(site.core, red, "n1")
     site.settle()
     site.provision("n1", "blue")
-    assert len(nodes.list_events(site.core, blue, "n1")) == 3
-    assert len(nodes.list_events(site.core, SITE, "n1")) == 6
+    assert len(nodes.list_events(site.core, blue, "n1")) == 4
+    assert len(nodes.list_events(site.core, SITE, "n1")) == 8
     with pytest.raises(NotFoundError):
         nodes.list_events(site.core, red, "n1")
 
 
-def test_a_released_node_keeps_nothing_of_its_project(site: Site, red: Actor) -> None:
+def test_a_freed_node_keeps_nothing_of_its_project(site: Site, red: Actor) -> None:
+    site.give(None, "n1")
     before = nodes.get_node(site.core, SITE, "n1")
     site.provision("n1", "red")
     nodes.release_node(site.core, red, "n1")
+    site.settle()
+    allocation.free_node(site.core, red, "n1")
     site.settle()
     assert nodes.get_node(site.core, SITE, "n1") == before
     assert [stored.ref.kind for stored in site.fakes["storage"].list()] == ["image"]
@@ -140,7 +143,7 @@ def test_a_node_that_failed_to_register_is_retried_or_deleted(site: Site) -> Non
     made = site.register("n3", 3)
     site.settle()
     assert nodes.get_node(site.core, SITE, "n3").node.state is NodeState.ERROR
-    with pytest.raises(InvalidStateError, match="only a free node"):
+    with pytest.raises(InvalidStateError, match="is error; only one that is allocated or free"):
         nodes.provision_node(site.core, SITE, "n3", nodes.Order(image="debian-12", project="red"))
     site.bmc.world.set_fault("check")
     operations.retry_operation(site.core, SITE, made.operation.id)

@@ -114,13 +114,8 @@ def test_a_detached_volume_keeps_its_data_and_its_identity(site: Site, red: Acto
 
     view = volumes.get_volume(site.core, red, "web")
     assert (view.node, view.volume.state, view.volume.exported) == (None, ObjectState.READY, False)
-    free = nodes.get_node(site.core, SITE, "n1")
-    assert (free.node.state, free.node.project_id, free.volume, free.address) == (
-        NodeState.FREE,
-        None,
-        None,
-        None,
-    )
+    empty = nodes.get_node(site.core, red, "n1")
+    assert (empty.node.state, empty.volume, empty.address) == (NodeState.ALLOCATED, None, None)
     done(site, nodes.provision_node(site.core, red, "n2", Order(volume="web")), "n2")
     after = volume_of(site, "n2")
     assert (after.id, after.seed) == (before.id, before.seed)
@@ -163,7 +158,7 @@ def test_a_disk_that_is_lost_does_not_keep_its_node(site: Site, red: Actor) -> N
     site.provision("n1", "red")
     site.fakes["storage"].world.set_fault("fence", error="There is no such disk.", retryable=False)
     done(site, nodes.release_node(site.core, red, "n1"))
-    assert nodes.get_node(site.core, SITE, "n1").node.state is NodeState.FREE
+    assert nodes.get_node(site.core, SITE, "n1").node.state is NodeState.ALLOCATED
 
 
 def test_what_was_told_a_volume_stays_told(site: Site, red: Actor) -> None:
@@ -188,7 +183,7 @@ def test_an_attachment_that_is_cancelled_leaves_the_volume(site: Site, red: Acto
     site.settle()
     assert site.operation(view.operation.id).state is OperationState.CANCELLED
     assert volumes.get_volume(site.core, red, "n1").node is None
-    assert nodes.get_node(site.core, SITE, "n2").node.state is NodeState.FREE
+    assert nodes.get_node(site.core, SITE, "n2").node.state is NodeState.ALLOCATED
     assert disk(site, volume).read_bytes() == b"precious"
 
 
@@ -229,8 +224,10 @@ def test_a_member_does_not_see_what_happened_before_the_volume_came(
     site.provision("n2", "blue")
     nodes.release_node(site.core, blue, "n2")
     site.settle()
+    site.give("red", "n2")
     done(site, nodes.provision_node(site.core, red, "n2", Order(volume="n1")), "n2")
     assert [event.stage for event in nodes.list_events(site.core, red, "n2")] == [
+        "allocated",
         "accepted",
         "up",
         "power-on",

@@ -61,7 +61,7 @@ def test_get_raises_and_find_returns_none_when_there_is_nothing(database: Databa
         with pytest.raises(NotFoundError, match="no node 'node-9'"):
             records.nodes.get(tx, "node-9")
         with pytest.raises(NotFoundError):
-            records.sole_nic(tx, "node-9")
+            records.boot_nic(tx, "node-9")
 
 
 def test_lists_are_filtered_ordered_and_cut(database: Database) -> None:
@@ -90,13 +90,13 @@ def test_update_and_delete_tell_how_many(database: Database) -> None:
         assert records.nodes.delete(tx, id="node-1") == 0
 
 
-def test_a_node_boots_from_the_first_of_its_nics(database: Database) -> None:
+def test_a_node_boots_from_one_of_its_nics(database: Database) -> None:
     with database.write() as tx:
         records.switches.insert(tx, rows.switch())
         records.nodes.insert(tx, rows.node())
-        records.nics.insert(tx, rows.nic(id="nic-2", name="eth1", mac="52:54:00:00:00:02", port="eth2"))
-        records.nics.insert(tx, rows.nic(name="eth0"))
-        assert records.sole_nic(tx, "node-1").id == "nic-1"
+        records.nics.insert(tx, rows.nic(id="nic-2", name="a1", mac="52:54:00:00:00:02", port="eth2"))
+        records.nics.insert(tx, rows.nic())
+        assert records.boot_nic(tx, "node-1").id == "nic-1"
 
 
 def test_the_addresses_of_a_network_are_its_own(database: Database) -> None:
@@ -112,7 +112,11 @@ _OTHER = rows.network(
 TAKEN: list[tuple[Gateway[Any], Any, str]] = [
     (records.projects, rows.project(id="x"), "A project of this name"),
     (records.tokens, rows.token(id="x"), "A token of this name"),
-    (records.networks, replace(_OTHER, name="physics"), "A network of this name"),
+    (
+        records.networks,
+        replace(_OTHER, name="physics", project_id="project-1", boot=False),
+        "A network of this name",
+    ),
     (records.networks, replace(_OTHER, vlan=100), "Another network has this VLAN"),
     (records.networks, replace(_OTHER, address="10.96.0.1/24"), "Another network has this address range"),
     (records.networks, replace(_OTHER, netns="bmi-100"), "Another network has this network namespace"),

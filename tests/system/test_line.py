@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from bmi.client import Client
+from bmi.drivers.switch import CLOSED
 from bmi.drivers.switch.ovs import create as open_switch
 from bmi.lab import checks
 from bmi.lab.site import Site, await_event, finished
@@ -54,6 +55,16 @@ def test_no_secret_reaches_what_every_user_of_the_node_may_read(site: Site) -> N
     assert "Permission denied" in readable.stderr
 
 
+def test_node_and_target_have_proved_themselves_to_each_other(site: Site) -> None:
+    """Firmware table and all: what iPXE was told, Linux's iSCSI session has used."""
+    volume = site.client().get_node("n1")["volume"]
+    assert volume is not None
+    names = site.login("n1").run(
+        "sudo sh -c 'cd /sys/class/iscsi_session/session1; cat username username_in'"
+    )
+    assert names.stdout.split() == [volume["id"], f"{volume['id']}-target"]
+
+
 def test_under_three_percent_of_the_image_is_read(site: Site) -> None:
     size_bytes = site.client().get_image(IMAGE)["size_bytes"] or 0
     assert 0 < checks.bytes_served(site, "n1") < 0.03 * size_bytes
@@ -63,7 +74,8 @@ def test_a_released_node_leaves_nothing(site: Site, red: Client) -> None:
     volume = red.get_node("n1")["volume"]
     assert volume is not None
     finished(red, red.release_node("n1"))
+    finished(red, red.free_node("n1"))
     assert site.client().get_node("n1")["state"] == "free"
     assert list(Path(site.directory).rglob(f"*{volume['id']}*")) == []
     ports = open_switch(bridge=site.lab.bridge, db=site.lab.switch_db).list()
-    assert ports[site.lab.nodes[0].switch_port] is None
+    assert ports[site.lab.nodes[0].switch_port] == CLOSED

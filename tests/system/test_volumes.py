@@ -23,7 +23,7 @@ HOST_KEY = "cat /etc/ssh/ssh_host_ed25519_key.pub"
 
 @pytest.fixture(scope="module")
 def blue(site: Site) -> Client:
-    return site.add_project("blue")
+    return site.add_project("blue", nodes=2)
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,11 @@ from pathlib import Path
 import pytest
 
 from bmi.store.database import Database
+from tests.installation import furnished, site
 from tests.workflow.bench import Bench
 from tests.workflow.world import World
+
+__all__ = ["furnished", "site"]
 
 
 @pytest.fixture

@@ -30,6 +30,8 @@ _LEASE_S = 0.3
 _MOMENTS = ("before", "done", "after")
 # When the node's waiting step has looked, and nothing of that is written down: news must not get lost.
 _NEWS = ("await_up", "done")
+# What the keeper of ports does between those moments is its session with a switch.
+_KEEPER = "keeper"
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,10 @@ STORIES = {
     "flatten": Story("flatten"),
     "delete-volume": Story("delete-volume"),
 }
-KILLS = [(name, *moment) for name, story in STORIES.items() for moment in story.moments()]
+KILLS = [
+    *((name, *moment) for name, story in STORIES.items() for moment in story.moments()),
+    *((name, _KEEPER, moment) for name in ("provision", "release", "cancellation") for moment in _MOMENTS),
+]
 
 
 def work(world: World, story: Story, owner: str, hook: Hook = lambda _step, _moment: None) -> None:
@@ -82,10 +87,9 @@ def work(world: World, story: Story, owner: str, hook: Hook = lambda _step, _mom
         lease_s=_LEASE_S,
         hook=hook_and_news,
     )
-    try:
+    keeper = world.keeper(owner, _LEASE_S, functools.partial(hook, _KEEPER))
+    with world.working(engine, keeper):
         engine.run_until_idle(_PATIENCE_S)
-    finally:
-        engine._pool.shutdown(wait=True)
 
 
 def work_until_killed(url: str, root: Path, story: Story, at: tuple[str, str]) -> None:
@@ -158,16 +162,23 @@ def test_a_killed_worker_leaves_no_trace(
     ("name", "operation", "node", "port", "power", "volume"),
     [
         ("provision", OperationState.SUCCEEDED, NodeState.ACTIVE, 100, "on", ObjectState.READY),
-        ("release", OperationState.SUCCEEDED, NodeState.FREE, None, "off", None),
+        ("release", OperationState.SUCCEEDED, NodeState.ALLOCATED, None, "off", None),
         ("failure", OperationState.FAILED, NodeState.ERROR, None, "off", ObjectState.DELETING),
-        ("cancellation", OperationState.CANCELLED, NodeState.FREE, None, "off", None),
-        ("detach", OperationState.SUCCEEDED, NodeState.FREE, None, "off", ObjectState.READY),
+        ("cancellation", OperationState.CANCELLED, NodeState.ALLOCATED, None, "off", None),
+        ("detach", OperationState.SUCCEEDED, NodeState.ALLOCATED, None, "off", ObjectState.READY),
         ("attach", OperationState.SUCCEEDED, NodeState.ACTIVE, 100, "on", ObjectState.READY),
-        ("attach-cancellation", OperationState.CANCELLED, NodeState.FREE, None, "off", ObjectState.READY),
+        (
+            "attach-cancellation",
+            OperationState.CANCELLED,
+            NodeState.ALLOCATED,
+            None,
+            "off",
+            ObjectState.READY,
+        ),
         ("snapshot", OperationState.SUCCEEDED, NodeState.ACTIVE, 100, "on", ObjectState.READY),
         ("roll-back", OperationState.SUCCEEDED, NodeState.ACTIVE, 100, "off", ObjectState.READY),
         ("flatten", OperationState.SUCCEEDED, NodeState.ACTIVE, 100, "on", ObjectState.READY),
-        ("delete-volume", OperationState.SUCCEEDED, NodeState.FREE, None, "off", None),
+        ("delete-volume", OperationState.SUCCEEDED, NodeState.ALLOCATED, None, "off", None),
     ],
 )
 def test_an_undisturbed_worker_comes_to_the_right_end(
@@ -189,9 +200,11 @@ def test_an_undisturbed_worker_comes_to_the_right_end(
     assert [row["state"] for row in known["nodes"]] == [node]
     assert [row["state"] for row in known["volumes"]] == ([volume] if volume else [])
     assert [row["exported"] for row in known["volumes"]] == ([is_served] if volume else [])
-    assert len(known["addresses"]) == (node is not NodeState.FREE)
-    assert [bool(row["node_id"]) for row in known["volumes"]] == [node is not NodeState.FREE] * bool(volume)
-    assert found["switch"] == {"eth1": port}
+    assert len(known["addresses"]) == (node is not NodeState.ALLOCATED)
+    assert [bool(row["node_id"]) for row in known["volumes"]] == [node is not NodeState.ALLOCATED] * bool(
+        volume
+    )
+    assert found["switch"] == {"eth1": {"native": port, "tagged": []}}
     assert [bmc["power"] for bmc in found["bmc"].values()] == [power]
     of_snapshot = ["bmi-snapshot-snapshot-1"] if name in {"snapshot", "roll-back"} else []
     of_volume = ["bmi-volume-volume-1"] if is_there else []

@@ -19,10 +19,8 @@ from tests.workflow.world import World
 
 def run(world: World) -> None:
     engine = Engine(world.database, STEPS, OUTCOMES, world.tools, owner="worker", threads=4)
-    try:
+    with world.working(engine):
         engine.run_until_idle(20)
-    finally:
-        engine._pool.shutdown(wait=True)
 
 
 def test_every_plan_is_made_of_known_steps_and_has_an_outcome() -> None:
@@ -102,12 +100,13 @@ def test_a_node_that_never_came_up_is_told_where_it_was_last_seen(world: World) 
 
 def test_a_cancelled_provision_that_cannot_be_undone_keeps_the_node_for_a_release(world: World) -> None:
     made = world.ask("provision")
-    world.switch.world.set_fault("close", error="The switch is away.", retryable=False)
     world.cancel()
     with world.database.write() as tx:  # as if it had got so far
         for step in journal.steps_of(tx, made)[:4]:
             journal.change_step(tx, made, step.seq, state="done", started_at=world.database.now())
+        world.open_port(tx)
     world.bring_up()
+    world.switch.world.set_fault("apply", error="The switch is away.", retryable=False)
     run(world)
 
     with world.database.read() as tx:
@@ -148,8 +147,8 @@ def test_a_failed_provision_can_be_retried_from_the_beginning(world: World) -> N
         owner="worker",
         hook=lambda step, moment: world.report_up() if (step, moment) == ("await_up", "done") else None,
     )
-    engine.run_until_idle(20)
-    engine._pool.shutdown(wait=True)
+    with world.working(engine):
+        engine.run_until_idle(20)
 
     with world.database.read() as tx:
         assert records.nodes.get(tx, "node-1").state is NodeState.ACTIVE
@@ -170,7 +169,9 @@ def test_a_retry_never_boots_a_volume_that_was_used(world: World, fault: str) ->
             if fault:
                 world.storage.world.set_fault("delete", error=fault, retryable=False)
 
-    Engine(world.database, STEPS, OUTCOMES, world.tools, owner="worker", hook=use).run_until_idle(20)
+    engine = Engine(world.database, STEPS, OUTCOMES, world.tools, owner="worker", hook=use)
+    with world.working(engine):
+        engine.run_until_idle(20)
     with world.database.read() as tx:
         operation = journal.operations.get(tx, made)
     world.storage.world.set_fault("delete")
@@ -197,11 +198,8 @@ def test_cloning_does_not_touch_a_volume_that_is_served_or_ready(world: World) -
 def test_a_node_without_a_switch_port_is_handled_too(world: World, kind: str) -> None:
     with world.database.write() as tx:
         records.nics.update(tx, id="nic-1", values={"switch_id": None, "port": None})
-    world.switch.world.set_fault("close", error="Never asked.")
-    world.switch.world.set_fault("set_access", error="Never asked.", times=99)
-    if kind == "release":
-        world.switch.world.set_fault("set_access")
     made = world.ask(kind)
+    world.switch.world.set_fault("apply", error="Never asked.", retryable=False)
     world.tools = replace(world.tools, boot_timeout_s=0)
     run(world)
     with world.database.read() as tx:
@@ -236,10 +234,8 @@ def test_an_operation_waits_for_a_store_that_is_away(world: World, kind: str, ca
             world.report_up()
 
     engine._hook = up
-    try:
+    with world.working(engine):
         engine.run_until_idle(20)
-    finally:
-        engine._pool.shutdown(wait=True)
     with world.database.read() as tx:
         assert journal.operations.get(tx, made).state is OperationState.SUCCEEDED
         tries = max(step.attempts for step in journal.steps_of(tx, made))
@@ -251,10 +247,8 @@ def test_an_operation_does_not_wait_for_ever(world: World) -> None:
     world.storage.world.set_fault("flatten", error="The store is away.")
     steps = {name: replace(step, backoff_s=0.001) for name, step in STEPS.items()}
     engine = Engine(world.database, steps, OUTCOMES, world.tools, owner="worker", threads=4, patience_s=0.1)
-    try:
+    with world.working(engine):
         engine.run_until_idle(20)
-    finally:
-        engine._pool.shutdown(wait=True)
     with world.database.read() as tx:
         operation = journal.operations.get(tx, made)
     assert operation.state is OperationState.FAILED

@@ -2,13 +2,16 @@
 
 import functools
 import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from cryptography.fernet import Fernet
 from sqlalchemy import Connection, RowMapping, select
 
-from bmi.domain.nouns import Actor, Network, NodeState, ObjectState, Role
+from bmi.domain.nouns import Actor, Attachment, Network, NodeState, ObjectState, Port, Role
 from bmi.domain.plans import PLANS
 from bmi.drivers.bmc import BmcAccess
 from bmi.drivers.bmc import fake as fake_bmc
@@ -16,12 +19,15 @@ from bmi.drivers.export import fake as fake_export
 from bmi.drivers.faults import FakeWorld
 from bmi.drivers.storage import Ref
 from bmi.drivers.storage import fake as fake_storage
+from bmi.drivers.switch import CLOSED, PortConfig
 from bmi.drivers.switch import fake as fake_switch
 from bmi.drivers.uplink import fake as fake_uplink
 from bmi.store import operations as journal
 from bmi.store import records, schema
 from bmi.store.database import Database
 from bmi.store.vault import Vault
+from bmi.workflow.engine import Engine
+from bmi.workflow.ports import Keeper
 from bmi.workflow.steps.networks import foot_of
 from bmi.workflow.targets import portal_of, target_of
 from bmi.workflow.tools import Tools
@@ -117,6 +123,7 @@ class World:
         args: dict[str, Any] = {"volume_id": "volume-1"}
         with self.database.write() as tx:
             self.give(tx, state=ObjectState.READY, exported=True)
+            self.open_port(tx)
             if kind in {"release", "detach"}:
                 records.nodes.update(tx, id="node-1", values={"state": NodeState.RELEASING})
             elif kind != "attach":
@@ -136,18 +143,43 @@ class World:
             self._detach(attached=kind == "attach")
         return args
 
+    def open_port(self, tx: Connection) -> None:
+        """The port of a node that is on its network, as the rows have it."""
+        records.attachments.insert(tx, Attachment("nic-1", "network-1", tagged=False))
+        records.nics.update(tx, id="nic-1", values={"open": True})
+        open_port = Port("port-1", "switch-1", "eth1", 1, 1, {"native": 100, "tagged": []}, rows.NOW)
+        records.ports.insert(tx, open_port)
+
+    def keeper(self, owner: str, lease_s: float = 15, hook: Callable[[str], None] = lambda _: None) -> Keeper:
+        return Keeper(self.tools, owner=owner, lease_s=lease_s, poll_s=0.005, hook=hook)
+
+    @contextmanager
+    def working(self, engine: Engine, keeper: Keeper | None = None) -> Iterator[Engine]:
+        """An engine, with a keeper beside it; both have ended when the block ends."""
+        keeper = keeper or self.keeper("keeper")
+        thread = threading.Thread(target=keeper.run)
+        thread.start()
+        try:
+            yield engine
+        finally:
+            engine._pool.shutdown(wait=True)
+            keeper.stop()
+            thread.join()
+
     def _detach(self, *, attached: bool) -> None:
         """As a release that kept the volume has left the world; `attached` again, but not yet there."""
         with self.database.write() as tx:
             network, volume = records.networks.get(tx, "network-1"), records.volumes.get(tx, "volume-1")
             records.volumes.update(tx, id=volume.id, values={"exported": False})
+            records.nics.update(tx, id="nic-1", values={"open": False})
+            records.ports.update(tx, values={"applied": {"native": None, "tagged": []}})
             if not attached:
                 records.volumes.update(tx, id=volume.id, values={"node_id": None})
                 tx.execute(schema.addresses.delete())
-                free = {"state": NodeState.FREE, "project_id": None}
-                records.nodes.update(tx, id="node-1", values=free)
+                tx.execute(schema.attachments.delete())
+                records.nodes.update(tx, id="node-1", values={"state": NodeState.ALLOCATED})
         self.export.remove(portal_of(self.tools, network), target_of(self.tools, volume).iqn)
-        self.switch.close("eth1")
+        self.switch.apply({"eth1": CLOSED})
         self.bmc.power_off(BmcAccess(rows.node().bmc_address, password=_BMC_PASSWORD))
 
     def bring_up(self) -> None:
@@ -156,7 +188,7 @@ class World:
             network, volume = records.networks.get(tx, "network-1"), records.volumes.get(tx, "volume-1")
         self.storage.clone(Ref("image", "image-1"), volume.id)
         self.export.ensure(portal_of(self.tools, network), target_of(self.tools, volume))
-        self.switch.set_access("eth1", network.vlan)
+        self.switch.apply({"eth1": PortConfig(network.vlan)})
         self.bmc.power_on(BmcAccess(rows.node().bmc_address, password=_BMC_PASSWORD))
 
     def report_up(self) -> None:

@@ -3,26 +3,33 @@
 from pathlib import Path
 from typing import Any
 
-from fastapi import APIRouter, FastAPI
+from fastapi import APIRouter, Depends, FastAPI
 from fastapi.routing import APIRoute
 
 from bmi import __version__
-from bmi.api import problems
+from bmi.api import permissions, problems
+from bmi.api.audit import Audit
 from bmi.api.envelope import Envelope
 from bmi.api.intake import Intake
 from bmi.api.models import Problem
 from bmi.api.routes import (
+    audit,
     downloads,
     images,
+    inventory,
+    networks,
     nodes,
     operations,
+    pool,
     projects,
+    session,
     site,
     snapshots,
     storage,
     switches,
     tokens,
     uploads,
+    users,
     volumes,
 )
 from bmi.service.core import Core
@@ -48,13 +55,19 @@ def create_app(core: Core, *, uploads_dir: Path) -> FastAPI:
     app.state.core = core
     app.state.uploads_dir = uploads_dir
     app.state.intake = Intake(uploads_dir)
-    v1 = APIRouter(prefix="/v1")
-    for noun in (
+    v1 = APIRouter(prefix="/v1", dependencies=[Depends(permissions.permit)])
+    nouns = (
         site,
-        projects,
+        session,
         tokens,
+        users,
+        audit,
+        projects,
         switches,
+        networks,
         nodes,
+        pool,
+        inventory,
         images,
         downloads,
         uploads,
@@ -62,12 +75,15 @@ def create_app(core: Core, *, uploads_dir: Path) -> FastAPI:
         snapshots,
         storage,
         operations,
-    ):
+    )
+    permissions.check(noun.router for noun in nouns)
+    for noun in nouns:
         v1.include_router(noun.router)
     app.include_router(v1)
+    app.add_middleware(Audit)
     app.add_middleware(Envelope)
     problems.install(app)
-    _describe_problems(app)
+    _complete_description(app)
     return app
 
 
@@ -75,13 +91,19 @@ def _operation_id(route: APIRoute) -> str:
     return route.name
 
 
-def _describe_problems(app: FastAPI) -> None:
-    """Adds the schema that every documented refusal refers to."""
+def _complete_description(app: FastAPI) -> None:
+    """Adds the schema that every documented refusal refers to, and who may call what."""
     describe = app.openapi
 
-    def with_problem() -> dict[str, Any]:
+    def complete() -> dict[str, Any]:
         description = describe()
         description["components"]["schemas"].setdefault("Problem", Problem.model_json_schema())
+        for methods in description["paths"].values():
+            for route in methods.values():
+                needed = permissions.PERMISSIONS[route["operationId"]]
+                route["x-permission"] = needed.value
+                if needed is permissions.PUBLIC:
+                    route.pop("security", None)
         return description
 
-    app.openapi = with_problem  # type: ignore[method-assign]  # FastAPI's documented way to extend it
+    app.openapi = complete  # type: ignore[method-assign]  # FastAPI's documented way to extend it

@@ -4,6 +4,8 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, SecretStr, StringConstraints
 
+from bmi.domain.nouns import Role
+
 # A NUL fits in JSON, but in no PostgreSQL text.
 _Text = Annotated[str, StringConstraints(pattern=r"^[^\x00]*$", max_length=1000)]
 # The service says what a good name is; this only bounds it.
@@ -27,20 +29,112 @@ class CreateProject(_Body):
         description="BMI's own address in the boot network; left out: from the pool.",
         examples=["10.96.1.1/24"],
     )
+    claims_as: _Name | None = Field(
+        None,
+        description="The project's name in the service that nodes are taken from; left out: the same.",
+    )
 
 
 class CreateToken(_Body):
     name: _Name
-    project: _Name | None = Field(None, description="Left out: an administrator's token.")
-    lifetime_s: float | None = Field(
-        None, allow_inf_nan=False, le=_CENTURY_S, description="Left out: without end."
+    project: _Name | None = Field(
+        None, description="Left out: an administrator's token, or one for the project of the login."
     )
+    role: Role | None = Field(
+        None, description="member or reader; left out: member, or what the caller is in the project."
+    )
+    lifetime_s: float | None = Field(
+        None,
+        allow_inf_nan=False,
+        le=_CENTURY_S,
+        description="Left out: without end for a service's token, 30 days for one's own.",
+    )
+    own: bool = Field(False, description="For administrators: a token of their own instead of a service's.")
+
+
+class LogIn(_Body):
+    user: _Name
+    password: SecretStr = Field(max_length=1000)
+    project: _Name | None = Field(None, description="Left out: the only one; for administrators, none.")
+
+
+class BeginOidcLogin(_Body):
+    challenge: str = Field(
+        pattern=r"^[A-Za-z0-9_-]{43}$", description="Of a secret verifier, as in RFC 7636 with S256."
+    )
+    redirect: _Text = Field(
+        "", description="The caller's loopback address; left out: the person copies a code."
+    )
+
+
+class RedeemOidcLogin(_Body):
+    code: _Name
+    verifier: _Name
+    project: _Name | None = None
+
+
+class ChangePassword(_Body):
+    current: SecretStr = Field(max_length=1000)
+    new: SecretStr = Field(max_length=1000)
+
+
+class CreateUser(_Body):
+    name: _Name
+    admin: bool = False
+    password: SecretStr | None = Field(None, max_length=1000)
+
+
+class Link(_Body):
+    issuer: str = Field(pattern=r"^[^\x00]*$", max_length=255)
+    subject: str = Field(pattern=r"^[^\x00]*$", max_length=255)
+
+
+class ChangeUser(_Body):
+    """What is left out stays."""
+
+    admin: bool | None = None
+    disabled: bool | None = Field(None, description="Nothing of a disabled user's opens anything.")
+    link: Link | None = Field(
+        None, description="What an OpenID provider calls the user; with empty texts nothing."
+    )
+
+
+class SetPassword(_Body):
+    password: SecretStr | None = Field(None, max_length=1000, description="null: none any more.")
+
+
+class SetMember(_Body):
+    role: Role = Field(description="member or reader")
 
 
 class RegisterSwitch(_Body):
     name: _Name
     driver: _Name = Field(examples=["ovs"])
     options: dict[_Name, JsonValue] = Field(default_factory=dict, description="Passed to the driver.")
+
+
+class CheckSwitch(_Body):
+    repair: bool = Field(False, description="Take ports off what they should not be on.")
+    widen: bool = Field(False, description="Make ports all that they should be.")
+
+
+class CableBody(_Body):
+    switch: _Name
+    port: _Name
+    node: _Name | None = Field(None, description="Left out: a port that is to be kept closed.")
+    nic: _Name = "boot"
+    mac: _Name | None = Field(None, description="Of a NIC that is not known yet.")
+
+
+class Cables(_Body):
+    cables: list[CableBody] = Field(max_length=10_000)
+
+
+class NicBody(_Body):
+    name: _Name = Field(examples=["data"])
+    mac: _Name = Field(examples=["52:54:00:12:34:57"])
+    switch: _Name | None = Field(None, description="Left out: BMI does not manage its port.")
+    port: _Name | None = None
 
 
 class RegisterNode(_Body):
@@ -54,6 +148,49 @@ class RegisterNode(_Body):
     bmc_verify_tls: bool = True
     switch: _Name | None = Field(None, description="Left out: BMI does not manage its port.")
     port: _Name | None = None
+    labels: list[_Name] = Field(
+        default_factory=list, max_length=100, description="What it can be asked for by."
+    )
+    nics: list[NicBody] = Field(
+        default_factory=list, max_length=64, description="Beside the one that it boots from."
+    )
+
+
+class Allocate(_Body):
+    count: int = Field(description="So many, or none.")
+    labels: list[_Name] = Field(
+        default_factory=list, max_length=100, description="Each of them has all of these."
+    )
+    project: _Name | None = Field(None, description="For administrators, who must say it.")
+
+
+class CreateNetwork(_Body):
+    name: _Name
+    project: _Name | None = Field(None, description="For administrators; left out: the site's network.")
+    vlan: int | None = Field(
+        None, description="For administrators; left out: the lowest free one of the pool."
+    )
+    public: bool = Field(False, description="Every project may attach to it. For administrators.")
+
+
+class ChangeNetwork(_Body):
+    public: bool
+
+
+class AttachNetwork(_Body):
+    node: _Name
+    nic: _Name = Field("boot", description="The NIC of the node.")
+    tagged: bool = False
+
+
+class DetachNetwork(_Body):
+    node: _Name
+    nic: _Name = "boot"
+
+
+class LabelNode(_Body):
+    add: list[_Name] = Field(default_factory=list, max_length=100)
+    remove: list[_Name] = Field(default_factory=list, max_length=100)
 
 
 class Provision(_Body):
@@ -103,6 +240,8 @@ class CheckStorage(_Body):
 class Quota(_Body):
     """Limits; one that is left out stays as it is, null lifts it."""
 
+    nodes: int | None = None
+    networks: int | None = Field(None, description="Beside its boot network.")
     volumes: int | None = None
     volume_bytes: int | None = None
     snapshots: int | None = None

@@ -6,17 +6,13 @@ from pathlib import Path
 from typing import Annotated, TypeVar
 
 from fastapi import Depends, Header, Query, Request, Response
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from bmi.api.intake import Intake
+from bmi.api.permissions import permitted
 from bmi.domain.nouns import Actor
-from bmi.errors import UnauthenticatedError
-from bmi.service import access
 from bmi.service.core import Core, OperationView
 
 T = TypeVar("T")
-
-_bearer = HTTPBearer(auto_error=False, description="A token from `bmi token create`.")
 
 
 async def _core(request: Request) -> Core:
@@ -39,15 +35,8 @@ UploadsDir = Annotated[Path, Depends(_uploads_dir)]
 IntakeDep = Annotated[Intake, Depends(_intake)]
 
 
-def _actor(core: CoreDep, given: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]) -> Actor:
-    if given is None:
-        raise UnauthenticatedError(
-            "The request has no token.", remedy="Set BMI_TOKEN, or send `Authorization: Bearer …`."
-        )
-    return access.authenticate(core, given.credentials)
-
-
-ActorDep = Annotated[Actor, Depends(_actor)]
+# Who asks; a public route has nobody to ask for.
+ActorDep = Annotated[Actor, Depends(permitted)]
 
 IdempotencyKey = Annotated[
     str | None,

@@ -7,7 +7,7 @@ from typing import Any, Generic, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, Field
 
 from bmi.api.deps import Bounds
-from bmi.domain.nouns import Actor, Event, Json, NodeState, ObjectState, Role, Switch
+from bmi.domain.nouns import Actor, Event, Json, NodeState, ObjectState, Switch
 from bmi.domain.operations import OperationState, Step, StepState
 from bmi.errors import (
     PROBLEM_BASE,
@@ -15,13 +15,16 @@ from bmi.errors import (
     DriverError,
     InsufficientSpaceError,
     InternalError,
+    NotHeldError,
     TimedOutError,
     UnavailableError,
 )
-from bmi.service.access import TokenView
+from bmi.service.allocation import Allocation, PoolView
 from bmi.service.core import OperationView
+from bmi.service.networks import NetworkView
 from bmi.service.node_views import NodeView
 from bmi.service.projects import ProjectView
+from bmi.service.switches import PortView
 
 V = TypeVar("V")
 M = TypeVar("M")
@@ -34,6 +37,7 @@ _OF_THE_SITE = {
         TimedOutError,
         InternalError,
         ConfigError,
+        NotHeldError,
         InsufficientSpaceError,
         UnavailableError,
     )
@@ -107,14 +111,41 @@ class Health(Shown):
     version: str
 
 
-class Whoami(Shown):
+class NetworkMemberShown(Shown):
+    node: str
+    nic: str
+    tagged: bool
+
+
+class TenantNetworkShown(Shown):
+    """A network that NICs attach to. `members` are those that the caller may see."""
+
+    id: str
     name: str
-    role: Role
-    project: str | None
+    project: str | None = Field(description="Its owner; none: the site.")
+    vlan: int
+    boot: bool = Field(description="The project's nodes boot from it.")
+    public: bool
+    shared_with: list[str]
+    members: list[NetworkMemberShown]
+    created_at: datetime
 
     @classmethod
-    def of(cls, actor: Actor, project: str | None) -> Self:
-        return cls(name=actor.name, role=actor.role, project=project)
+    def of(cls, view: NetworkView) -> Self:
+        network = view.network
+        return cls(
+            id=network.id,
+            name=network.name,
+            project=view.project,
+            vlan=network.vlan,
+            boot=network.boot,
+            public=network.public,
+            shared_with=list(view.shared_with),
+            members=[
+                NetworkMemberShown(node=one.node, nic=one.nic, tagged=one.tagged) for one in view.members
+            ],
+            created_at=time_of(network.created_at),
+        )
 
 
 class NetworkShown(Shown):
@@ -126,6 +157,9 @@ class NetworkShown(Shown):
 class ProjectShown(Shown):
     name: str
     network: NetworkShown | None
+    claims_as: str | None = Field(
+        None, description="Its name in the service that nodes are taken from, where that is another one."
+    )
     created_at: datetime
 
     @classmethod
@@ -133,34 +167,12 @@ class ProjectShown(Shown):
         network = view.network
         return cls(
             name=view.project.name,
+            claims_as=view.project.claims_as,
             network=NetworkShown(vlan=network.vlan, address=network.address, state=network.state)
             if network
             else None,
             created_at=time_of(view.project.created_at),
         )
-
-
-class TokenShown(Shown):
-    name: str
-    role: Role
-    project: str | None
-    created_at: datetime
-    expires_at: datetime | None
-
-    @classmethod
-    def of(cls, view: TokenView) -> Self:
-        token = view.token
-        return cls(
-            name=token.name,
-            role=token.role,
-            project=view.project,
-            created_at=time_of(token.created_at),
-            expires_at=moment(token.expires_at),
-        )
-
-
-class NewTokenShown(TokenShown):
-    secret: str = Field(description="What to send as bearer token. It is shown this once.")
 
 
 class SwitchShown(Shown):
@@ -177,6 +189,35 @@ class SwitchShown(Shown):
             options=switch.options,
             created_at=time_of(switch.created_at),
         )
+
+
+class PortShown(Shown):
+    name: str
+    node: str | None = Field(description="The node that is cabled to it; null: it is kept closed.")
+    nic: str | None
+    native: int | None = Field(description="The VLAN that it should be on untagged.")
+    tagged: list[int] = Field(description="Those that it should be on tagged; neither: it should be closed.")
+    settled: bool = Field(description="Whether the switch was seen to have it so.")
+    problem: Json | None = Field(description="Why it is not so yet.")
+    applied_at: datetime | None
+
+    @classmethod
+    def of(cls, view: PortView) -> Self:
+        port = view.port
+        return cls(
+            name=port.name,
+            node=view.node,
+            nic=view.nic,
+            native=view.wanted.native,
+            tagged=sorted(view.wanted.tagged),
+            settled=port.applied_revision == port.revision,
+            problem=port.problem,
+            applied_at=moment(port.applied_at),
+        )
+
+
+class CablesShown(Shown):
+    cables: int = Field(description="How many were taken down.")
 
 
 class StepShown(Shown):
@@ -261,12 +302,13 @@ class NodeVolume(Shown):
 
 
 class NodeShown(Shown):
-    """A node. Members see only name and state of one that nobody has; wiring and BMC are for administrators."""
+    """A node. Members see those of their project; wiring and BMC are for administrators."""
 
     name: str
     state: NodeState
-    project: str | None = None
-    mac: str | None = None
+    project: str | None
+    labels: list[str]
+    mac: str | None
     address: str | None = Field(None, description="Its fixed IPv4 address in the project's network.")
     image: str | None = None
     snapshot: str | None = None
@@ -276,13 +318,11 @@ class NodeShown(Shown):
     switch: str | None = None
     port: str | None = None
     bmc: BmcShown | None = None
-    created_at: datetime | None = None
+    created_at: datetime
 
     @classmethod
     def of(cls, actor: Actor, view: NodeView) -> Self:
         node, nic, volume, operation = view.node, view.nic, view.volume, view.operation
-        if not actor.is_admin and node.project_id is None:
-            return cls(name=node.name, state=node.state)
         site: dict[str, Any] = {}
         if actor.is_admin:
             bmc = BmcShown(
@@ -296,6 +336,7 @@ class NodeShown(Shown):
             name=node.name,
             state=node.state,
             project=view.project,
+            labels=node.labels,
             mac=nic.mac if nic else None,
             address=view.address,
             image=view.image,
@@ -312,6 +353,30 @@ class NodeShown(Shown):
             created_at=time_of(node.created_at),
             **site,
         )
+
+
+class PoolPart(Shown):
+    labels: list[str] = Field(description="Exactly these.")
+    free: int
+
+
+class PoolShown(Shown):
+    items: list[PoolPart]
+
+    @classmethod
+    def of(cls, found: Sequence[PoolView]) -> Self:
+        return cls(items=[PoolPart(labels=list(view.labels), free=view.free) for view in found])
+
+
+class AllocationShown(Shown):
+    nodes: list[str]
+    operations: list[OperationShown] = Field(
+        description="What claims the nodes in the service that they are taken from; empty where there is none."
+    )
+
+    @classmethod
+    def of(cls, actor: Actor, made: Allocation) -> Self:
+        return cls(nodes=made.nodes, operations=[OperationShown.of(actor, view) for view in made.operations])
 
 
 class EventShown(Shown):

@@ -17,6 +17,7 @@ from bmi.errors import (
     InvalidInputError,
     MethodNotAllowedError,
     NotFoundError,
+    TooManyAttemptsError,
     UnauthenticatedError,
     UnavailableError,
 )
@@ -31,6 +32,7 @@ _MEANINGS = {
     404: "No such object, or none that the caller may see",
     409: "The request contradicts what is",
     413: "Too many bytes",
+    429: "Too many logins have failed",
     422: "A value that cannot be accepted; `field` names it",
     507: "Not enough room",
 }
@@ -50,6 +52,8 @@ def response_of(error: BmiError, headers: Mapping[str, str] | None = None) -> Re
     sent = dict(headers or {})
     if isinstance(error, UnauthenticatedError):
         sent["WWW-Authenticate"] = "Bearer"
+    if isinstance(error, TooManyAttemptsError):
+        sent["Retry-After"] = str(error.facts["retry_after_s"])
     return JSONResponse(error.problem(), status_code=error.status, headers=sent, media_type=MEDIA_TYPE)
 
 

@@ -80,6 +80,8 @@ class SnapshotShown(Shown):
 class AmountShown(Shown):
     """Numbers of objects and bytes; `unique_bytes` is what only the project's own objects hold."""
 
+    nodes: int
+    networks: int
     volumes: int
     volume_bytes: int
     snapshots: int

@@ -7,9 +7,14 @@ import click
 
 from bmi import __version__
 from bmi.cli import (
+    audit,
     image,
     image_transfer,
+    inventory,
     lab,
+    login,
+    member,
+    network,
     node,
     operation,
     output,
@@ -20,9 +25,10 @@ from bmi.cli import (
     switch,
     token,
     tree,
+    user,
     volume,
 )
-from bmi.cli.session import Session, exit_code, pass_session
+from bmi.cli.session import Session, exit_code
 from bmi.errors import BmiError
 
 
@@ -49,8 +55,8 @@ class _Root(click.Group):
 @click.option(
     "--token-file",
     type=click.Path(path_type=Path),
-    help="File with the token to use. Else BMI_TOKEN, then the file that BMI_TOKEN_FILE names, then the "
-    "administrator's token of this machine's own server.",
+    help="File with the token to use. Else BMI_TOKEN, then the file that BMI_TOKEN_FILE names, then that of "
+    "`bmi login`, then the administrator's token of this machine's own server.",
 )
 @click.option(
     "--config",
@@ -79,18 +85,7 @@ def main(context: click.Context, url: str | None, token_file: Path | None, confi
     context.call_on_close(context.obj.close)
 
 
-@main.command()
-@output.json_option
-@pass_session
-def whoami(session: Session) -> None:
-    """Show whose token is used."""
-    output.item(
-        session,
-        session.client.whoami(),
-        {"name": lambda me: me["name"], "role": lambda me: me["role"], "project": lambda me: me["project"]},
-    )
-
-
+project.project.add_command(member.member)
 for command in (
     image_transfer.import_image,
     image_transfer.copy,
@@ -99,11 +94,19 @@ for command in (
     tree.tree,
 ):
     image.image.add_command(command)
+node.node.add_command(inventory.sync)
 for command in (
     server.server,
     project.project,
+    login.login,
+    login.logout,
+    login.whoami,
+    login.password,
     token.token,
+    user.user,
+    audit.audit,
     switch.switch,
+    network.network,
     node.node,
     node.provision,
     node.release,

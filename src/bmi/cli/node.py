@@ -10,12 +10,13 @@ import click
 from bmi.cli import output
 from bmi.cli.session import Session, pass_session
 from bmi.cli.sizes import size
-from bmi.cli.waiting import operated, wait_options
+from bmi.cli.waiting import operated, seen_through, wait_options
 
 _LIST: output.Columns = {
     "NAME": lambda node: node["name"],
     "STATE": lambda node: node["state"],
     "PROJECT": lambda node: node["project"],
+    "LABELS": lambda node: " ".join(node["labels"]),
     "ADDRESS": lambda node: node["address"],
     "IMAGE": lambda node: node["image"],
     "MAC": lambda node: node["mac"],
@@ -26,6 +27,7 @@ _SHOW: output.Columns = {
     "state": lambda node: node["state"],
     "problem": lambda node: output.problem(node["problem"]),
     "project": lambda node: node["project"],
+    "labels": lambda node: " ".join(node["labels"]),
     "address": lambda node: node["address"],
     "image": lambda node: node["image"],
     "snapshot": lambda node: node["snapshot"],
@@ -46,7 +48,7 @@ _SHOW: output.Columns = {
 
 @click.group()
 def node() -> None:
-    """Nodes: the machines in the pool."""
+    """Nodes: the machines, in the pool and in projects."""
 
 
 def _text(file: Path) -> str:
@@ -54,6 +56,21 @@ def _text(file: Path) -> str:
         return file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise click.BadParameter(f"{file} cannot be read as text: {error}.") from error
+
+
+def _nics(
+    _context: click.Context, _parameter: click.Parameter, given: tuple[str, ...]
+) -> list[dict[str, str]]:
+    """As the API takes them. The name of a port may have slashes, that of a switch has none."""
+    nics = []
+    for text in given:
+        name, equals, rest = text.partition("=")
+        mac, at, where = rest.partition("@")
+        switch, slash, port = where.partition("/")
+        if not (name and equals and mac) or bool(at) != bool(switch and slash and port):
+            raise click.BadParameter(f"{text!r} is not NAME=MAC[@SWITCH/PORT].")
+        nics.append({"name": name, "mac": mac} | ({"switch": switch, "port": port} if at else {}))
+    return nics
 
 
 def _password(file: Path | None) -> str:
@@ -80,6 +97,15 @@ def _password(file: Path | None) -> str:
 @click.option("--bmc-verify-tls/--no-bmc-verify-tls", default=True, help="Check the BMC's certificate.")
 @click.option("--switch", help="The switch that it is cabled to.")
 @click.option("--port", help="The port there.")
+@click.option(
+    "--nic",
+    "nics",
+    multiple=True,
+    metavar="NAME=MAC[@SWITCH/PORT]",
+    callback=_nics,
+    help="Another NIC, and where it is cabled to. May be repeated.",
+)
+@click.option("--label", "labels", multiple=True, help="What it can be asked for by. May be repeated.")
 @wait_options
 @pass_session
 def register(
@@ -92,6 +118,8 @@ def register(
     bmc_verify_tls: bool,
     switch: str | None,
     port: str | None,
+    nics: list[dict[str, str]],
+    labels: tuple[str, ...],
     wait: bool,
     timeout_s: float,
 ) -> None:
@@ -105,15 +133,72 @@ def register(
         bmc_verify_tls=bmc_verify_tls,
         switch=switch,
         port=port,
+        labels=labels,
+        nics=nics,
     )
     operated(session, made, wait=wait, timeout_s=timeout_s)
+
+
+@node.command()
+@output.json_option
+@pass_session
+def pool(session: Session) -> None:
+    """Show how many nodes are free, by their labels."""
+    output.items(
+        session,
+        session.client.pool(),
+        {"LABELS": lambda kind: " ".join(kind["labels"]), "FREE": lambda kind: kind["free"]},
+    )
+
+
+@node.command()
+@click.option("--count", type=click.IntRange(1), default=1, show_default=True, help="So many, or none.")
+@click.option("--label", "labels", multiple=True, help="Only nodes with this label. May be repeated.")
+@click.option("--project", help="For administrators: the project that gets them.")
+@wait_options
+@pass_session
+def allocate(
+    session: Session, count: int, labels: tuple[str, ...], project: str | None, wait: bool, timeout_s: float
+) -> None:
+    """Take free nodes out of the pool for a project."""
+    made = session.client.allocate_nodes(count, labels=labels, project=project)
+    for operation in made["operations"] if wait else []:
+        seen_through(session, operation["id"], timeout_s)
+    if session.as_json:
+        output.as_json(made)
+        return
+    click.echo("\n".join(made["nodes"]))
+    if made["operations"] and not wait:
+        click.echo("They are being claimed where they are taken from: bmi operation list --live", err=True)
+
+
+@node.command()
+@click.argument("name")
+@wait_options
+@pass_session
+def free(session: Session, name: str, wait: bool, timeout_s: float) -> None:
+    """Give a node without a volume back to the pool."""
+    operated(session, session.client.free_node(name), wait=wait, timeout_s=timeout_s)
+
+
+@node.command("label")
+@click.argument("name")
+@click.argument("labels", nargs=-1)
+@click.option("--remove", multiple=True, metavar="LABEL", help="Take this label away. May be repeated.")
+@output.json_option
+@pass_session
+def label_node(session: Session, name: str, labels: tuple[str, ...], remove: tuple[str, ...]) -> None:
+    """Label a node, so that it can be asked for by that."""
+    if not labels and not remove:
+        raise click.UsageError("Name a label.")
+    output.item(session, session.client.label_node(name, add=labels, remove=remove), _SHOW)
 
 
 @node.command("list")
 @output.json_option
 @pass_session
 def list_nodes(session: Session) -> None:
-    """List the nodes that you may see."""
+    """List your project's nodes; an administrator's list has all."""
     output.items(session, session.client.list_nodes(), _LIST)
 
 
@@ -214,7 +299,7 @@ def provision(
     wait: bool,
     timeout_s: float,
 ) -> None:
-    """Boot a free node from a fresh clone of an image or a snapshot, or from a detached volume."""
+    """Boot a node of your project from a fresh clone of an image or a snapshot, or from a detached volume."""
     if [image, snapshot, volume].count(None) != 2:
         raise click.UsageError("Give exactly one of --image, --snapshot and --volume.")
     made = session.client.provision_node(
@@ -250,7 +335,10 @@ def _public_keys(file: Path) -> list[str]:
 def release(
     session: Session, node: str, keep_volume: bool, keep_as: str | None, wait: bool, timeout_s: float
 ) -> None:
-    """Take a node back: off, its port closed, its volume gone, or with --keep-volume detached."""
+    """Empty a node: off, its port closed, its volume gone, or with --keep-volume detached.
+
+    It stays your project's; `bmi node free` gives it back to the pool.
+    """
     if keep_as and not keep_volume:
         raise click.UsageError("--as goes with --keep-volume.")
     made = session.client.release_node(node, keep_volume=keep_volume, keep_as=keep_as)

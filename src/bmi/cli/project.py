@@ -30,15 +30,22 @@ def project() -> None:
 @click.argument("name")
 @click.option("--vlan", type=click.IntRange(2, 4094), help="VLAN of its boot network; by default a free one.")
 @click.option("--address", help="BMI's own address in it, like 10.96.1.1/24; by default from the pool.")
+@click.option("--claims-as", help="Its name where nodes are taken from (HIL, say); by default the same.")
 @wait_options
 @pass_session
 def create(
-    session: Session, name: str, vlan: int | None, address: str | None, wait: bool, timeout_s: float
+    session: Session,
+    name: str,
+    vlan: int | None,
+    address: str | None,
+    claims_as: str | None,
+    wait: bool,
+    timeout_s: float,
 ) -> None:
     """Create a project and open its boot network."""
     operated(
         session,
-        session.client.create_project(name, vlan=vlan, address=address),
+        session.client.create_project(name, vlan=vlan, address=address, claims_as=claims_as),
         wait=wait,
         timeout_s=timeout_s,
     )
@@ -72,7 +79,9 @@ def delete(session: Session, name: str, wait: bool, timeout_s: float) -> None:
 
 @project.command()
 @click.argument("name")
-@click.option("--volumes", type=limit, metavar="NUMBER", help="How many volumes; `none` lifts a limit.")
+@click.option("--nodes", type=limit, metavar="NUMBER", help="How many nodes; `none` lifts a limit.")
+@click.option("--networks", type=limit, metavar="NUMBER", help="How many networks beside its boot network.")
+@click.option("--volumes", type=limit, metavar="NUMBER", help="How many volumes.")
 @click.option("--volume-bytes", type=limit, metavar="SIZE", help="Their sizes in all, like 1TiB.")
 @click.option("--snapshots", type=limit, metavar="NUMBER", help="How many snapshots.")
 @click.option("--images", type=limit, metavar="NUMBER", help="How many versions of images.")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from bmi.cli import logins
 from bmi.errors import BmiError, ConfigError
 
 if TYPE_CHECKING:  # these cost tenths of a second that `bmi --help` need not wait for
@@ -47,12 +48,29 @@ class Session:
         """The server, asked with the token that was found."""
         from bmi.client import Client  # noqa: PLC0415  # see TYPE_CHECKING above
 
-        return Client(self.url or self._configured_url, self._token)
+        return Client(self.server_url, self._token)
+
+    @cached_property
+    def visitor(self) -> "Client":
+        """The server, asked without any token: to log in."""
+        return self.as_somebody("")
+
+    def as_somebody(self, token: str) -> "Client":
+        """The server, asked with this token."""
+        from bmi.client import Client  # noqa: PLC0415  # see TYPE_CHECKING above
+
+        return Client(self.server_url, token)
 
     def close(self) -> None:
         """Closes the connections, if there are any."""
-        if "client" in vars(self):
-            self.client.close()
+        for name in ("client", "visitor"):
+            if name in vars(self):
+                getattr(self, name).close()
+
+    @cached_property
+    def server_url(self) -> str:
+        """Where the server is."""
+        return self.url or self._configured_url
 
     @property
     def _configured_url(self) -> str:
@@ -62,8 +80,8 @@ class Session:
 
     @property
     def _token(self) -> str:
-        """From --token-file, BMI_TOKEN or BMI_TOKEN_FILE; else, and only for the server of this machine's own
-        configuration, its administrator's token, if this user can read it.
+        """From --token-file, BMI_TOKEN, BMI_TOKEN_FILE or the login at this server; else, and only for the server
+        of this machine's own configuration, its administrator's token, if this user can read it.
         """
         if self.token_file is not None:
             return _read(self.token_file)
@@ -71,6 +89,8 @@ class Session:
             return token.strip()
         if path := os.environ.get("BMI_TOKEN_FILE"):
             return _read(Path(path))
+        if token := logins.find(self.server_url):
+            return token
         if self.url is None and os.access(self.settings.admin_token_path, os.R_OK):
             return _read(self.settings.admin_token_path)
         return ""

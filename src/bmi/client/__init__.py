@@ -5,19 +5,21 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, cast
 
 from bmi.client.documents import (
+    Allocation,
     Event,
     Json,
-    NewToken,
     Node,
     Operation,
+    Pool,
     Project,
-    Switch,
-    Token,
     Whoami,
     has_ended,
     succeeded,
 )
 from bmi.client.images import ImageCalls
+from bmi.client.networks import NetworkCalls
+from bmi.client.people import PeopleCalls
+from bmi.client.switches import SwitchCalls
 from bmi.client.transport import path
 from bmi.client.volumes import StorageCalls
 from bmi.errors import TimedOutError, UnavailableError
@@ -27,7 +29,7 @@ __all__ = ["Client", "Operation", "has_ended", "succeeded"]
 PowerAction = Literal["on", "off", "cycle"]
 
 
-class Client(ImageCalls, StorageCalls):
+class Client(ImageCalls, StorageCalls, PeopleCalls, SwitchCalls, NetworkCalls):
     """One server and one token. Every method raises the BmiError of the server's problem document, or
     UnavailableError when there is no answer.
 
@@ -45,34 +47,6 @@ class Client(ImageCalls, StorageCalls):
         """Whose token this is."""
         return cast("Whoami", self._get("/whoami"))
 
-    def list_tokens(self) -> list[Token]:
-        """All tokens, without their secrets."""
-        return cast("list[Token]", self._list("/tokens"))
-
-    def create_token(
-        self, name: str, *, project: str | None = None, lifetime_s: float | None = None
-    ) -> NewToken:
-        """A token for a project's member, or for an administrator; `secret` is known only now."""
-        body = {"name": name, "project": project, "lifetime_s": lifetime_s}
-        return cast("NewToken", self._call("POST", "/tokens", body))
-
-    def revoke_token(self, name: str) -> None:
-        """Ends a token at once."""
-        self._call("DELETE", path("tokens", name))
-
-    def list_switches(self) -> list[Switch]:
-        """All switches."""
-        return cast("list[Switch]", self._list("/switches"))
-
-    def register_switch(self, name: str, *, driver: str, options: Json | None = None) -> Switch:
-        """Makes a switch known."""
-        body = {"name": name, "driver": driver, "options": options or {}}
-        return cast("Switch", self._call("POST", "/switches", body))
-
-    def remove_switch(self, name: str) -> None:
-        """Forgets a switch that no node is cabled to."""
-        self._call("DELETE", path("switches", name))
-
     # ---- projects -----------------------------------------------------------------------------------
 
     def list_projects(self) -> list[Project]:
@@ -83,9 +57,17 @@ class Client(ImageCalls, StorageCalls):
         """One project."""
         return cast("Project", self._get(path("projects", name)))
 
-    def create_project(self, name: str, *, vlan: int | None = None, address: str | None = None) -> Operation:
-        """A project; the operation opens its boot network."""
-        return self._operate("POST", "/projects", {"name": name, "vlan": vlan, "address": address})
+    def create_project(
+        self,
+        name: str,
+        *,
+        vlan: int | None = None,
+        address: str | None = None,
+        claims_as: str | None = None,
+    ) -> Operation:
+        """A project; the operation opens its boot network. `claims_as` is its name where nodes are taken from."""
+        body = {"name": name, "vlan": vlan, "address": address, "claims_as": claims_as}
+        return self._operate("POST", "/projects", body)
 
     def delete_project(self, name: str) -> Operation:
         """Closes an empty project's network and forgets the project."""
@@ -112,8 +94,12 @@ class Client(ImageCalls, StorageCalls):
         bmc_verify_tls: bool = True,
         switch: str | None = None,
         port: str | None = None,
+        labels: Sequence[str] = (),
+        nics: Sequence[Json] = (),
     ) -> Operation:
-        """Takes a node into the pool. `bmc` is `<driver>+<URL>`."""
+        """Takes a node into the pool. `bmc` is `<driver>+<URL>`; `nics` are those beside the one that it boots
+        from, each with `name`, `mac` and perhaps `switch` and `port`.
+        """
         body = {
             "name": name,
             "mac": mac,
@@ -123,12 +109,38 @@ class Client(ImageCalls, StorageCalls):
             "bmc_verify_tls": bmc_verify_tls,
             "switch": switch,
             "port": port,
+            "labels": list(labels),
+            "nics": list(nics),
         }
         return self._operate("POST", "/nodes", body)
+
+    def sync_nodes(self) -> Operation:
+        """Registers the nodes of the service that nodes are taken from; the step `sync_nodes` has the result."""
+        return self._operate("POST", "/nodes/sync")
 
     def delete_node(self, name: str) -> Operation:
         """Takes a node out of the pool."""
         return self._operate("DELETE", path("nodes", name))
+
+    def pool(self) -> list[Pool]:
+        """How many nodes are free, by their labels."""
+        return cast("list[Pool]", self._get("/pool")["items"])
+
+    def allocate_nodes(
+        self, count: int, *, labels: Sequence[str] = (), project: str | None = None
+    ) -> Allocation:
+        """Gives `count` free nodes that have all these labels to a project, or none."""
+        body = {"count": count, "labels": list(labels), "project": project}
+        return cast("Allocation", self._call("POST", "/pool/allocate", body))
+
+    def free_node(self, name: str) -> Operation:
+        """Gives a node without a volume back to the pool."""
+        return self._operate("POST", path("nodes", name, "free"))
+
+    def label_node(self, name: str, *, add: Sequence[str] = (), remove: Sequence[str] = ()) -> Node:
+        """Changes what a node can be asked for by."""
+        body = {"add": list(add), "remove": list(remove)}
+        return cast("Node", self._call("PATCH", path("nodes", name, "labels"), body))
 
     def provision_node(
         self,
@@ -143,7 +155,7 @@ class Client(ImageCalls, StorageCalls):
         ssh_keys: Sequence[str] = (),
         user_data: str = "",
     ) -> Operation:
-        """Boots a free node from a fresh clone of `image` or of `snapshot`, or from a detached `volume`. A
+        """Boots a node of the project from a fresh clone of `image` or of `snapshot`, or from a detached `volume`. A
         clone may be larger than what it is of.
         """
         body = {
@@ -159,7 +171,7 @@ class Client(ImageCalls, StorageCalls):
         return self._operate("POST", path("nodes", name, "provision"), body)
 
     def release_node(self, name: str, *, keep_volume: bool = False, keep_as: str | None = None) -> Operation:
-        """Takes a node back; its volume is deleted, or detached and perhaps renamed."""
+        """Empties a node; its volume is deleted, or detached and perhaps renamed."""
         body = {"keep_volume": keep_volume, "keep_as": keep_as}
         return self._operate("POST", path("nodes", name, "release"), body)
 

@@ -13,6 +13,38 @@ class Whoami(TypedDict):
     name: str
     role: str
     project: str | None
+    user: str | None
+    expires_at: str | None
+
+
+class User(TypedDict):
+    name: str
+    admin: bool
+    disabled: bool
+    password: bool
+    issuer: str | None
+    subject: str | None
+    projects: dict[str, str]
+    created_at: str
+
+
+class Member(TypedDict):
+    user: str
+    role: str
+
+
+class AuditEntry(TypedDict):
+    id: int
+    at: str
+    actor: str
+    user_id: str | None
+    token_id: str | None
+    address: str
+    action: str
+    object: str
+    project: str | None
+    status: int
+    problem: str | None
 
 
 class Network(TypedDict):
@@ -21,16 +53,38 @@ class Network(TypedDict):
     state: str
 
 
+class NetworkMember(TypedDict):
+    node: str
+    nic: str
+    tagged: bool
+
+
+class TenantNetwork(TypedDict):
+    id: str
+    name: str
+    project: str | None
+    vlan: int
+    boot: bool
+    public: bool
+    shared_with: list[str]
+    members: list[NetworkMember]
+    created_at: str
+
+
 class Project(TypedDict):
     name: str
     network: Network | None
+    claims_as: str | None
     created_at: str
 
 
 class Token(TypedDict):
+    id: str
     name: str
     role: str
     project: str | None
+    user: str | None
+    session: bool
     created_at: str
     expires_at: str | None
 
@@ -44,6 +98,17 @@ class Switch(TypedDict):
     driver: str
     options: Json
     created_at: str
+
+
+class Port(TypedDict):
+    name: str
+    node: str | None
+    nic: str | None
+    native: int | None
+    tagged: list[int]
+    settled: bool
+    problem: Json | None
+    applied_at: str | None
 
 
 class Step(TypedDict):
@@ -97,6 +162,7 @@ class Node(TypedDict):
     name: str
     state: str
     project: str | None
+    labels: list[str]
     mac: str | None
     address: str | None
     image: str | None
@@ -107,7 +173,17 @@ class Node(TypedDict):
     switch: str | None
     port: str | None
     bmc: Bmc | None
-    created_at: str | None
+    created_at: str
+
+
+class Pool(TypedDict):
+    labels: list[str]
+    free: int
+
+
+class Allocation(TypedDict):
+    nodes: list[str]
+    operations: list[Operation]
 
 
 class Event(TypedDict):

@@ -58,6 +58,8 @@ class Boot:
     initiator: str = ""
     chap_user: str = ""
     chap_secret: str = field(default="", repr=False)
+    target_user: str = ""
+    target_secret: str = field(default="", repr=False)
     kernel_args: str = ""
     image_id: str = ""
     hostname: str = ""
@@ -114,6 +116,9 @@ def _attempt(boot: Boot, base: str) -> list[str]:
         f"set initiator-iqn {_word('initiator', boot.initiator)}",
         f"set username {_word('chap_user', boot.chap_user)}",
         f"set password {_word('chap_secret', boot.chap_secret)}",
+        # With these, iPXE and, by the iBFT, Linux ask the target to prove itself, too.
+        f"set reverse-username {_word('target_user', boot.target_user)}",
+        f"set reverse-password {_word('target_secret', boot.target_secret)}",
         f"set stage {attach}",
         f"{attach} --drive {_DRIVE} {iscsi_uri(boot)} || goto failed",
     ]

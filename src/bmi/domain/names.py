@@ -8,6 +8,7 @@ from bmi.errors import InvalidInputError
 
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _IMAGE_NAME = re.compile(r"[a-z0-9]([a-z0-9._-]{0,98}[a-z0-9])?")
+_USER_NAME = re.compile(r"[a-z0-9]([a-z0-9._@+-]{0,98}[a-z0-9])?")
 _VERSION = re.compile(r"[1-9][0-9]{0,8}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _MAX_LABELS = 64
@@ -34,6 +35,18 @@ def image_name(value: str, field: str = "name") -> str:
             f"{value!r} is not a usable name.",
             remedy="Use 1 to 100 lower-case letters, digits, dots, underscores and hyphens, "
             "beginning and ending with a letter or digit.",
+        )
+    return value
+
+
+def user_name(value: str, field: str = "name") -> str:
+    """As an image's name, and what mail addresses have: `alice@example.org`."""
+    if not _USER_NAME.fullmatch(value):
+        raise InvalidInputError(
+            field,
+            f"{value!r} is not a usable name.",
+            remedy="Use 1 to 100 lower-case letters, digits and any of . _ @ + -, beginning and ending with a letter "
+            "or digit.",
         )
     return value
 

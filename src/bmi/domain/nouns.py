@@ -7,12 +7,16 @@ from typing import Any
 
 Json = dict[str, Any]
 
+# What the NIC is called that a node boots from.
+BOOT_NIC = "boot"
+
 
 class NodeState(StrEnum):
     """Where a node is in its life."""
 
     REGISTERED = "registered"
     FREE = "free"
+    ALLOCATED = "allocated"
     PROVISIONING = "provisioning"
     ACTIVE = "active"
     RELEASING = "releasing"
@@ -29,24 +33,55 @@ class ObjectState(StrEnum):
 
 
 class Role(StrEnum):
-    """What a token may do: everything, or everything within its project."""
+    """What a token may do: everything, or within its project everything or look."""
 
     ADMIN = "admin"
     MEMBER = "member"
+    READER = "reader"
 
 
 @dataclass(frozen=True)
 class Project:
-    """A tenant. `quota` holds the limits that are set; what is not in it is unlimited."""
+    """A tenant. `quota` holds the limits that are set; what is not in it is unlimited. `claims_as` is its name in
+    the service that nodes are taken from, where that is another one.
+    """
 
     id: str
     name: str
     created_at: float
     quota: Json = field(default_factory=dict)
+    claims_as: str | None = None
+
+
+@dataclass(frozen=True)
+class User:
+    """A person, who logs in with a password, or as the `subject` of an OpenID provider (the `issuer`)."""
+
+    id: str
+    name: str
+    created_at: float
+    admin: bool = False
+    disabled: bool = False
+    password_hash: str | None = field(default=None, repr=False)
+    issuer: str | None = None
+    subject: str | None = None
+
+
+@dataclass(frozen=True)
+class Membership:
+    """What a user may do in a project."""
+
+    user_id: str
+    project_id: str
+    role: Role
 
 
 @dataclass(frozen=True)
 class Token:
+    """What a caller shows. One with a `user_id` allows at most what that user still may; a `session` was made by
+    a login.
+    """
+
     id: str
     name: str
     project_id: str | None
@@ -54,20 +89,57 @@ class Token:
     secret_hash: str = field(repr=False)
     created_at: float
     expires_at: float | None
+    user_id: str | None = None
+    session: bool = False
+
+
+@dataclass(frozen=True)
+class OidcLogin:
+    """A login that a provider is being asked about; see bmi.service.oidc."""
+
+    id: str
+    state_hash: str
+    sealed: str
+    challenge: str
+    redirect: str
+    expires_at: float
+    code_hash: str | None = None
+    user_id: str | None = None
+
+
+@dataclass(frozen=True)
+class AuditEntry:
+    """Who did what, or was refused what, from where. `problem` is the kind of the refusal."""
+
+    id: int
+    at: float
+    actor: str
+    user_id: str | None
+    token_id: str | None
+    address: str
+    action: str
+    object: str
+    project: str | None
+    status: int
+    problem: str | None
 
 
 @dataclass(frozen=True)
 class Network:
-    """A project's boot network: a VLAN with BMI's own foot in it (`address`, in `netns`)."""
+    """A VLAN of a project or of the site. The project's `boot` network has BMI's own foot in it (`address`, in
+    `netns`); of others both are empty. A `public` one is every project's to attach to.
+    """
 
     id: str
     name: str
-    project_id: str
+    project_id: str | None
     vlan: int
     address: str
     netns: str
     state: ObjectState
     created_at: float
+    boot: bool = True
+    public: bool = False
 
     @property
     def interface(self) -> IPv4Interface:
@@ -85,7 +157,9 @@ class Switch:
 
 @dataclass(frozen=True)
 class Node:
-    """A physical machine. `problem` says why it is in `error`; `bmc_password` is sealed."""
+    """A physical machine: of nobody, or of a project from its allocation until it is freed. `problem` says why it
+    is in `error`; `bmc_password` is sealed.
+    """
 
     id: str
     name: str
@@ -98,6 +172,7 @@ class Node:
     bmc_verify_tls: bool
     problem: Json | None
     created_at: float
+    labels: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -115,11 +190,14 @@ class Nic:
 
 @dataclass(frozen=True)
 class Attachment:
-    """A network that a NIC should be on, untagged (native) or tagged."""
+    """A network that a NIC should be on, untagged (native) or tagged. One that is `leaving` should be off it, and
+    counts as on it until the switch says that it is off.
+    """
 
     nic_id: str
     network_id: str
     tagged: bool
+    leaving: bool = False
 
 
 @dataclass(frozen=True)
@@ -249,12 +327,16 @@ class Event:
 
 @dataclass(frozen=True)
 class Actor:
-    """Who is asking: what a checked token turns into. BMI itself acts without a token."""
+    """Who is asking: what a checked token turns into. BMI itself acts without a token, a service without being
+    a user; `session` when they have logged in.
+    """
 
     name: str
     role: Role
     project_id: str | None
     token_id: str | None = None
+    user_id: str | None = None
+    session: bool = False
 
     @property
     def is_admin(self) -> bool:

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 
 from bmi.errors import InternalError
 
+# The steps that ask for a change of a switch port, and wait for it.
+PORT_STEPS = ("open_port", "close_port")
+
 
 @dataclass(frozen=True)
 class PlannedStep:
@@ -83,6 +86,23 @@ ATTACH = Plan(
         PlannedStep("await_up", ("power_on", "export_volume", "open_port")),
     ),
 )
+
+# Where nodes are taken from a service beside BMI, that gives them to projects of its own. Claimed alone, before
+# anything is done to the node; given back when its ports are closed for certain.
+ALLOCATE = Plan("allocate", (PlannedStep("claim_node"),))
+FREE = Plan("free", (PlannedStep("close_port"), PlannedStep("unclaim_node", ("close_port",))), undoable=False)
+# What a NIC should be on is written down; these wait until its switch port is so.
+ATTACH_NETWORK = Plan("attach-network", (PlannedStep("join_network"),))
+DETACH_NETWORK = Plan("detach-network", (PlannedStep("leave_network"),), undoable=False)
+# The nodes of that service, as far as BMI does not know them.
+SYNC_NODES = Plan("sync-nodes", (PlannedStep("sync_nodes"),), undoable=False)
+
+
+def claiming(plan: Plan) -> Plan:
+    """The plan for a node that has to be claimed first."""
+    steps = (PlannedStep(step.name, step.after or ("claim_node",)) for step in plan.steps)
+    return Plan(plan.kind, (PlannedStep("claim_node"), *steps), plan.undoable)
+
 
 REGISTER = Plan("register", (PlannedStep("close_port"), PlannedStep("check_bmc")), undoable=False)
 UNREGISTER = Plan("unregister", (PlannedStep("close_port"),), undoable=False)
@@ -169,6 +189,12 @@ CHECK_STORAGE = Plan(
     (PlannedStep("check_storage"), PlannedStep("measure_usage", ("check_storage",))),
     undoable=False,
 )
+# Asked first: what a switch lists is worth nothing when it would take no change.
+CHECK_SWITCH = Plan(
+    "check-switch",
+    (PlannedStep("ask_switch"), PlannedStep("compare_ports", ("ask_switch",))),
+    undoable=False,
+)
 
 OPEN_NETWORK = Plan(
     "open-network", (PlannedStep("attach_uplink"), PlannedStep("open_portal", ("attach_uplink",)))
@@ -186,6 +212,11 @@ PLANS = {
         RELEASE,
         DETACH,
         ATTACH,
+        ALLOCATE,
+        FREE,
+        ATTACH_NETWORK,
+        DETACH_NETWORK,
+        SYNC_NODES,
         REGISTER,
         UNREGISTER,
         POWER_ON,
@@ -204,6 +235,7 @@ PLANS = {
         DELETE_VOLUME,
         DIFF,
         CHECK_STORAGE,
+        CHECK_SWITCH,
         OPEN_NETWORK,
         CLOSE_NETWORK,
     )

@@ -26,6 +26,23 @@ def access_columns(vlan: int) -> tuple[str, ...]:
     return (f"tag={vlan}", "trunks=[]", "vlan_mode=access", "protected=false")
 
 
+def listing(**tables: str) -> list[str]:
+    """The commands that list columns of tables; `listed` understands what they print as JSON."""
+    commands = [
+        part for table, columns in tables.items() for part in ("--", f"--columns={columns}", "list", table)
+    ]
+    return commands[1:]
+
+
+def listed(printed: str) -> list[list[Row]]:
+    """The rows of each table."""
+    listings = map(json.loads, printed.strip().splitlines())
+    return [
+        [dict(zip(table["headings"], map(_value, row), strict=True)) for row in table["data"]]
+        for table in listings
+    ]
+
+
 class OvsDatabase:
     """The database at `db` (such as `unix:/run/openvswitch/db.sock`).
 
@@ -62,16 +79,7 @@ class OvsDatabase:
 
     def rows(self, **tables: str) -> list[list[Row]]:
         """All rows of each table in one look: `rows(Bridge="name,ports", Port="name,tag")`."""
-        commands = [
-            part
-            for table, columns in tables.items()
-            for part in ("--", f"--columns={columns}", "list", table)
-        ]
-        listings = map(json.loads, self.run(*commands[1:]).splitlines())
-        return [
-            [dict(zip(listing["headings"], map(_value, row), strict=True)) for row in listing["data"]]
-            for listing in listings
-        ]
+        return listed(self.run(*listing(**tables)))
 
     def await_applied(self) -> None:
         """Waits until the switch daemon has applied all that is in the database."""

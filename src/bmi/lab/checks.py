@@ -10,6 +10,7 @@ from typing import Any
 from bmi.client import Client
 from bmi.domain.nouns import Volume, iscsi_name
 from bmi.drivers.storage import Ref
+from bmi.drivers.switch import CLOSED
 from bmi.drivers.switch.ovs import create as open_switch
 from bmi.lab.site import Login, Site, await_event, finished
 from bmi.process import run
@@ -81,7 +82,8 @@ def _volume_readable(site: Site, node: str, project: str) -> bool:
         if volume is None:
             raise LookupError(node)
         home = records.networks.get(tx, volume.network_id)
-        away = records.networks.find(tx, name=project)
+        owner = records.projects.find(tx, name=project)
+        away = records.networks.find(tx, project_id=owner.id, boot=True) if owner else None
     if away is None:
         raise LookupError(project)
     secret = core.vault.open(volume.chap_secret)
@@ -186,5 +188,5 @@ def release(site: Site, owners: dict[str, Client]) -> dict[str, Any]:
     return {
         "seconds": seconds,
         "volume_gone": not any(Ref("volume", v.id) in stored for v in volumes.values() if v),
-        "port_closed": all(ports[n.switch_port] is None for n in site.lab.nodes if n.name in owners),
+        "port_closed": all(ports[n.switch_port] == CLOSED for n in site.lab.nodes if n.name in owners),
     }

@@ -56,8 +56,9 @@ class Demo:
             if self.site.storage == "ceph":
                 self.say("images are in a [bold]Ceph[/] cluster of its own: one monitor, manager and OSD")
             for project in dict.fromkeys(_OWNERS.values()):
-                self.clients[project] = self.site.add_project(project)
-                self.say(f"project [bold]{project}[/] has a boot network of its own")
+                own = [node for node, owner in _OWNERS.items() if owner == project]
+                self.clients[project] = self.site.add_project(project, nodes=len(own))
+                self.say(f"project [bold]{project}[/] has a boot network of its own, and {' and '.join(own)}")
             for node in self.site.lab.nodes:
                 self.say(f"node [bold]{node.name}[/] {node.mac} on switch port {node.switch_port}, closed")
         with self.chapter(f"A golden image: {self.golden.name} becomes {_IMAGE}"):

@@ -247,11 +247,13 @@ options = {{ {options} }}
             self._clients[secret] = Client(f"http://{settings.server.host}:{settings.server.port}", secret)
         return self._clients[secret]
 
-    def add_project(self, name: str) -> Client:
-        """Makes a project with its network and returns its member's client."""
+    def add_project(self, name: str, *, nodes: int = 1) -> Client:
+        """Makes a project with its network and so many of the free nodes; returns its member's client."""
         admin = self.client()
         finished(admin, admin.create_project(name))
-        return self.client(admin.create_token(f"{name}-demo", project=name)["secret"])
+        member = self.client(admin.create_token(f"{name}-demo", project=name)["secret"])
+        member.allocate_nodes(nodes)
+        return member
 
     def register_nodes(self) -> None:
         """Registers the lab's switch and all its nodes."""

@@ -17,10 +17,10 @@ class Desk(Protocol):
         """The address (and boot token) of a NIC that belongs on this network; None for any other."""
         ...
 
-    def boot(self, token: str, network_id: str) -> Boot:
-        """What a live boot may read; raises NotFoundError."""
+    def boot(self, token: str, network_id: str, address: str) -> Boot:
+        """What a live boot may read, from the address of its node; raises NotFoundError."""
         ...
 
-    def record(self, token: str, network_id: str, stage: str, detail: str = "") -> None:
-        """Notes how far a boot has come; raises NotFoundError."""
+    def record(self, token: str, network_id: str, address: str, stage: str, detail: str = "") -> None:
+        """Notes how far a boot has come, by what its node says; raises NotFoundError."""
         ...

@@ -199,8 +199,8 @@ def answer(request: Packet, foot: IPv4Interface, offer: Offer | None, boot_url: 
     """
     if request.op != _REQUEST or offer is None:
         return None
-    if request.relay != _ANY and request.relay not in foot.network:
-        return None  # section 4.3.1: the relay's link, not ours, is where the client would live
+    if request.relay != _ANY:
+        return None  # none is between us and a node: who says that it is one wants the answer to another's question
     if request.address_option(Option.SERVER_ID) not in {None, foot.ip}:
         return None
     address = IPv4Address(offer.address)
@@ -210,9 +210,7 @@ def answer(request: Packet, foot: IPv4Interface, offer: Offer | None, boot_url: 
         case Message.REQUEST:
             wanted = request.address_option(Option.REQUESTED_ADDRESS) or request.client
             if wanted not in {address, _ANY}:
-                refusal = _reply(request, foot, Message.NAK)
-                # Section 4.3.2: its address may be wrong, so the relay must broadcast it, too.
-                return _echoed(replace(refusal, flags=_BROADCAST_FLAG), request)
+                return _echoed(_reply(request, foot, Message.NAK), request)
             reply = _leased(_reply(request, foot, Message.ACK), offer)
             reply = replace(reply, client=address if request.client == address else _ANY)
         case Message.INFORM if request.client in foot.network:
@@ -231,7 +229,7 @@ def _reply(request: Packet, foot: IPv4Interface, kind: Message) -> Packet:
         client=_ANY,
         yours=_ANY,
         server=_ANY,
-        relay=request.relay,
+        relay=_ANY,
         mac=request.mac,
         options={Option.MESSAGE_TYPE: bytes([kind]), Option.SERVER_ID: foot.ip.packed},
     )
@@ -259,7 +257,7 @@ def _with_boot(reply: Packet, firmware: Firmware, foot: IPv4Interface, boot_url:
 
 
 def _echoed(reply: Packet, request: Packet) -> Packet:
-    """A client's names for itself come back to it (RFC 6842; RFC 4578, 2.1), a relay's mark, last, to the relay;
+    """A client's names for itself come back to it (RFC 6842; RFC 4578, 2.1), a switch's mark, last, to the switch;
     of these, in the order of their use, what still fits into a datagram that the client takes.
     """
     said = int.from_bytes(request.options.get(Option.MAX_MESSAGE_SIZE, b"")[:2], "big")
@@ -274,11 +272,9 @@ def _echoed(reply: Packet, request: Packet) -> Packet:
 
 
 def destination(reply: Packet) -> tuple[str, int]:
-    """Where a reply goes (RFC 2131, section 4.1): relay, renewing client, the address that is being given, or
-    everybody on the link. Nobody else should see the URL of a boot.
+    """Where a reply goes (RFC 2131, section 4.1): renewing client, the address that is being given, or everybody on
+    the link. Nobody else should see the URL of a boot.
     """
-    if reply.relay != _ANY:
-        return str(reply.relay), SERVER_PORT
     address = reply.yours if reply.client == _ANY else reply.client
     if address == _ANY or reply.flags & _BROADCAST_FLAG:
         return EVERYBODY, CLIENT_PORT

@@ -116,7 +116,7 @@ class _Listener:
         return _text("noted\n")
 
     def _boot(self, request: Request) -> Boot:
-        return self._desk.boot(request.path_params["token"], self._foot.network_id)
+        return self._desk.boot(request.path_params["token"], self._foot.network_id, _address(request))
 
     def _fetched(self, request: Request, name: str, detail: str) -> None:
         """Notes that something was fetched: neither looked at (HEAD) nor in part."""
@@ -124,10 +124,16 @@ class _Listener:
             self._note(request, name, detail)
 
     def _note(self, request: Request, stage: str, detail: str) -> None:
-        self._desk.record(request.path_params["token"], self._foot.network_id, stage, detail)
+        token = request.path_params["token"]
+        self._desk.record(token, self._foot.network_id, _address(request), stage, detail)
 
     def _base_url(self, request: Request) -> str:
         return boot_url(self._foot, self._port, request.path_params["token"]).removesuffix("/ipxe")
+
+
+def _address(request: Request) -> str:
+    """Where a request comes from: the connection's other end, whatever a header says."""
+    return request.client.host if request.client else ""
 
 
 def _text(content: str) -> Response:

@@ -11,7 +11,8 @@ from bmi.netboot import dhcp
 _BUFFER_BYTES = 4 << 20
 _SO_RCVBUFFORCE = 33  # asm-generic/socket.h: not limited by net.core.rmem_max
 _SIOCSARP = 0x8955  # linux/sockios.h
-_ARPHRD_ETHER, _ATF_COM = 1, 2  # linux/if_arp.h
+_ARPHRD_ETHER, _ATF_COM, _ATF_PERM = 1, 2, 4  # linux/if_arp.h
+_FOR_EVER = b"\xff\xff\xff\xff"
 
 
 def open_socket(interface: str) -> socket.socket:
@@ -33,7 +34,7 @@ def send(listener: socket.socket, interface: str, reply: dhcp.Packet) -> None:
     its link (a full neighbour table), everybody hears it.
     """
     host, port = dhcp.destination(reply)
-    if host == str(reply.yours):
+    if int(reply.yours):
         try:
             _introduce(listener, interface, reply)
         except OSError:
@@ -42,11 +43,14 @@ def send(listener: socket.socket, interface: str, reply: dhcp.Packet) -> None:
 
 
 def _introduce(listener: socket.socket, interface: str, reply: dhcp.Packet) -> None:
-    """Tells the kernel whose the address will be: its owner does not answer ARP for it yet (arp(7))."""
+    """Tells the kernel whose the address will be: its owner does not answer ARP for it yet (arp(7)). An address that
+    is a NIC's for ever stays so, whoever claims it later.
+    """
+    for_ever = reply.options.get(dhcp.Option.LEASE_TIME) == _FOR_EVER
     request = struct.pack(
         "H2x4s8x H14s i16x 16s",
         *(socket.AF_INET, reply.yours.packed),
         *(_ARPHRD_ETHER, bytes.fromhex(reply.mac.replace(":", ""))),
-        *(_ATF_COM, interface.encode()),
+        *(_ATF_COM | (_ATF_PERM if for_ever else 0), interface.encode()),
     )
     fcntl.ioctl(listener, _SIOCSARP, request)

@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+from collections import Counter
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -63,10 +64,19 @@ class _BoundedConnection(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in the base
         super().connection_made(transport)
         self.access_log = False  # whatever the process logs elsewhere: paths here hold tokens
+        self._deadline = self.loop.call_later(_REQUEST_S, transport.abort)
         if len(self.connections) > MAX_CONNECTIONS:
-            transport.abort()
-        else:
-            self._deadline = self.loop.call_later(_REQUEST_S, transport.abort)
+            self._one_too_many().transport.abort()
+
+    def _one_too_many(self) -> "_BoundedConnection":
+        """A connection of the address that has most of them: a flood hits its author. This one, if that is as good."""
+        ours = [self, *(one for one in self.connections if isinstance(one, _BoundedConnection))]
+        held = Counter(one.address for one in ours)
+        return max(ours, key=lambda one: held[one.address])
+
+    @property
+    def address(self) -> str:
+        return self.client[0] if self.client else ""
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)

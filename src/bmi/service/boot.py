@@ -13,6 +13,7 @@ from bmi.errors import NotFoundError
 from bmi.service.core import Core
 from bmi.store import operations as journal
 from bmi.store import records, schema
+from bmi.store.chap import chap_of
 from bmi.store.ids import new_id
 
 log = logging.getLogger(__name__)
@@ -23,6 +24,7 @@ _GUEST_LEASE_S = 120
 _MAX_STRANGERS = 10_000
 # Of one boot: a machine that repeats itself, on purpose or not, must not fill the database.
 _MAX_EVENTS = 200
+_MAX_REFUSED = 10
 
 
 class BootDesk:
@@ -35,7 +37,7 @@ class BootDesk:
     def feet(self) -> list[Foot]:
         """The networks to serve now."""
         with self._core.database.read() as tx:
-            networks = records.networks.list(tx, state=ObjectState.READY)
+            networks = records.networks.list(tx, state=ObjectState.READY, boot=True)
         return [Foot(n.id, n.netns, "boot0", n.address) for n in networks]
 
     def offer(self, network_id: str, mac: str, firmware: Firmware) -> Offer | None:
@@ -57,17 +59,18 @@ class BootDesk:
                 self._add_event(tx, session, stage, f"address={address} firmware={firmware}")
         return Offer(address, self._token(session))
 
-    def boot(self, token: str, network_id: str) -> Boot:
-        """What the boot behind `token` may read; raises NotFoundError for any other than a live one."""
-        session_id = self._proven(token)
+    def boot(self, token: str, network_id: str, address: str) -> Boot:
+        """What the boot behind `token` may read; raises NotFoundError for any other than a live one, and to everybody
+        but the node: to a request from another address than the one it got from DHCP.
+        """
+        node, volume = self._at_home(self._proven(token), network_id, address)
         with self._core.database.read() as tx:
-            node, volume, _ = self._admit(tx, session_id, network_id)
             image = records.images.get(tx, volume.image_id)
             network = records.networks.get(tx, network_id)
         if not volume.exported:
             return Boot("wait", node.name)
         settings, artefacts = self._core.settings, image.boot or {}
-        prefix = settings.export.iqn_prefix
+        prefix, chap = settings.export.iqn_prefix, chap_of(self._core.vault, volume)
         arguments = f"{artefacts.get('kernel_args', '')} {settings.boot.kernel_args}"
         return Boot(
             method=artefacts.get("method", "sanboot"),
@@ -76,8 +79,10 @@ class BootDesk:
             portal_port=settings.export.port,
             iqn=iscsi_name(prefix, "volume", volume.id),
             initiator=iscsi_name(prefix, "node", node.id),
-            chap_user=volume.id,
-            chap_secret=self._core.vault.open(volume.chap_secret),
+            chap_user=chap.user,
+            chap_secret=chap.secret,
+            target_user=chap.target_user,
+            target_secret=chap.target_secret,
             kernel_args=" ".join(arguments.split()),
             image_id=image.id,
             hostname=volume.seed["hostname"],
@@ -85,14 +90,15 @@ class BootDesk:
             user_data=booting.user_data(volume.seed),
         )
 
-    def record(self, token: str, network_id: str, stage: str, detail: str = "") -> None:
+    def record(self, token: str, network_id: str, address: str, stage: str, detail: str = "") -> None:
         """Adds a stage to the node's timeline. `up` ends the boot: its token is dead from then on, but for
         the same report once more, from a node that did not hear the answer.
         """
         session_id = self._proven(token)
+        if stage == "up" and self._ended_by_up(session_id, network_id, address):
+            return
+        self._at_home(session_id, network_id, address)
         with self._core.write() as tx:
-            if stage == "up" and self._ended_by_up(tx, session_id):
-                return
             node, _, session = self._admit(tx, session_id, network_id)
             self._add_event(tx, session, stage, detail)
             if stage == "up":
@@ -162,13 +168,37 @@ class BootDesk:
                 return node, volume, session
         raise _no_boot()
 
-    def _ended_by_up(self, tx: Connection, session_id: str) -> bool:
-        session = records.boot_sessions.find(tx, id=session_id)
-        if session is None or session.ended_at is None:
-            return False
-        at = schema.events.c.at
-        within = (at >= session.created_at, at <= session.ended_at)
-        return records.events.find(tx, *within, node_id=session.node_id, stage="up") is not None
+    def _at_home(self, session_id: str, network_id: str, address: str) -> tuple[Node, Volume]:
+        """The node of a live boot and its volume, when it is the node that asks. Who has its token from somewhere else
+        is refused as if there were no such boot, and told of in its timeline.
+        """
+        with self._core.database.read() as tx:
+            node, volume, session = self._admit(tx, session_id, network_id)
+            if self._lives_at(tx, node.id, network_id, address):
+                return node, volume
+        log.warning("The boot of node %s was asked for by %s and refused", node.name, address)
+        with self._core.write() as tx:
+            self._add_event(tx, session, "refused", f"{address} asked for this boot and is not this node")
+        raise _no_boot()
+
+    def _lives_at(self, tx: Connection, node_id: str, network_id: str, address: str) -> bool:
+        nics, addresses = schema.nics.c, schema.addresses.c
+        question = (
+            select(addresses.nic_id)
+            .join(schema.nics, nics.id == addresses.nic_id)
+            .where(nics.node_id == node_id, addresses.network_id == network_id, addresses.ip == address)
+        )
+        return tx.execute(question).first() is not None
+
+    def _ended_by_up(self, session_id: str, network_id: str, address: str) -> bool:
+        with self._core.database.read() as tx:
+            session = records.boot_sessions.find(tx, id=session_id)
+            if session is None or session.ended_at is None:
+                return False
+            at = schema.events.c.at
+            within = (at >= session.created_at, at <= session.ended_at)
+            was_up = records.events.find(tx, *within, node_id=session.node_id, stage="up") is not None
+            return was_up and self._lives_at(tx, session.node_id, network_id, address)
 
     def _last_stage(self, tx: Connection, session: BootSession) -> str | None:
         last = journal.last_event(tx, session.node_id, session.created_at)
@@ -177,8 +207,10 @@ class BootDesk:
     def _add_event(self, tx: Connection, session: BootSession, stage: str, detail: str) -> None:
         table = schema.events
         ours = (table.c.node_id == session.node_id, table.c.at >= session.created_at)
-        told = tx.execute(select(func.count()).select_from(table).where(*ours)).scalar_one()
-        if told >= _MAX_EVENTS and stage != "up":
+        refused = (*ours, table.c.stage == "refused")
+        counted, most = (refused, _MAX_REFUSED) if stage == "refused" else (ours, _MAX_EVENTS)
+        told = tx.execute(select(func.count()).select_from(table).where(*counted)).scalar_one()
+        if told >= most and stage != "up":
             return
         live = journal.live_on(tx, session.node_id)
         journal.add_event(

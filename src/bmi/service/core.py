@@ -92,7 +92,7 @@ def names_of(tx: Connection, table: Table, ids: set[str | None]) -> dict[str | N
 
 def network_of(tx: Connection, project: Project) -> Network:
     """The project's boot network, locked; raises InvalidStateError while it is not ready."""
-    network = records.networks.find(tx, project_id=project.id, lock=True)
+    network = records.networks.find(tx, project_id=project.id, boot=True, lock=True)
     if network is None or network.state is not ObjectState.READY:
         raise InvalidStateError(
             f"The boot network of project {project.name!r} is {network.state if network else 'missing'}.",
@@ -102,26 +102,20 @@ def network_of(tx: Connection, project: Project) -> Network:
 
 
 def visible_node(tx: Connection, actor: Actor, name: str, *, lock: bool = False) -> Node:
-    """A node that the actor may see: their project's, a free one, or any for an administrator."""
+    """A node that the actor may see: their project's, or any for an administrator."""
     node = records.nodes.find(tx, name=name, lock=lock)
-    if node is None or not (actor.is_admin or node.project_id in {actor.project_id, None}):
+    if node is None or not (actor.is_admin or node.project_id == actor.project_id):
         raise no_such_node(name)
     return node
 
 
 def no_such_node(name: str) -> NotFoundError:
     """The same answer for a node that does not exist and for one that the actor may not see."""
-    return NotFoundError("node", name, remedy="`bmi node list` shows the nodes that you may use.")
-
-
-def own_node(tx: Connection, actor: Actor, name: str, *, lock: bool = True) -> Node:
-    """A node that belongs to the actor's project (or any, for an administrator)."""
-    node = visible_node(tx, actor, name, lock=lock)
-    if not actor.is_admin and node.project_id != actor.project_id:
-        raise ForbiddenError(
-            f"The node {name!r} does not belong to your project.", remedy="Provision it first: bmi provision."
-        )
-    return node
+    return NotFoundError(
+        "node",
+        name,
+        remedy="`bmi node list` shows your nodes; `bmi node allocate` gets you more from the pool.",
+    )
 
 
 def sees_image(project_id: str | None, table: FromClause = schema.images) -> ColumnElement[bool]:

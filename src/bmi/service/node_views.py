@@ -7,11 +7,9 @@ from typing import Any
 
 from sqlalchemy import Boolean, Connection, Row, Select, String, and_, bindparam, or_, select
 
-from bmi.domain.nouns import Actor, Nic, Node, Volume
+from bmi.domain.nouns import BOOT_NIC, Actor, Nic, Node, Volume
 from bmi.domain.operations import LIVE, Operation
 from bmi.store import schema
-
-BOOT_NIC = "boot"
 
 
 @dataclass(frozen=True)
@@ -70,7 +68,6 @@ _VISIBLE: Select[Any] = (
         or_(
             bindparam("sees_all", type_=Boolean),
             _nodes.c.project_id == bindparam("own", type_=String),
-            _nodes.c.project_id.is_(None),
         )
     )
 )

@@ -7,7 +7,7 @@ from sqlalchemy import Connection
 
 from bmi.domain.addressing import free_address
 from bmi.domain.names import image_name, label, mac_address
-from bmi.domain.nouns import Actor, Event, Nic, Node, NodeState, ObjectState, Volume
+from bmi.domain.nouns import BOOT_NIC, Actor, Event, Nic, Node, NodeState, ObjectState, Project, Volume
 from bmi.domain.plans import (
     ATTACH,
     DETACH,
@@ -18,21 +18,22 @@ from bmi.domain.plans import (
     REGISTER,
     RELEASE,
     UNREGISTER,
+    claiming,
 )
 from bmi.errors import InvalidInputError, InvalidStateError, NotFoundError
+from bmi.service.allocation import ALLOCATED, give_free_node, node_labels
 from bmi.service.core import (
     Core,
     OperationView,
     enqueue,
     network_of,
     no_such_node,
-    own_node,
     project_for,
     replayed,
     require_admin,
     visible_node,
 )
-from bmi.service.node_views import BOOT_NIC, NodeView, find_node_view, list_node_views
+from bmi.service.node_views import NodeView, find_node_view, list_node_views
 from bmi.service.orders import Order, check_order, make_volume, source_of
 from bmi.store import operations as journal
 from bmi.store import records, schema
@@ -51,14 +52,22 @@ __all__ = [
     "release_node",
 ]
 
-# The first event of a node's time with a project.
-_ACCEPTED = "accepted"
 _POWER_PLANS = {"on": POWER_ON, "off": POWER_OFF, "cycle": POWER_CYCLE}
 
 
 @dataclass(frozen=True)
+class NicSaid:
+    """What an administrator says of a NIC: its address and, if BMI drives its switch, where it is cabled to."""
+
+    name: str
+    mac: str
+    switch: str | None = None
+    port: str | None = None
+
+
+@dataclass(frozen=True)
 class Registration:
-    """What an administrator says of a node. `bmc` is `<driver>+<address>`, such as
+    """What an administrator says of a node: the NIC that it boots from and, in `nics`, the others. `bmc` is `<driver>+<address>`, such as
     `redfish+https://10.0.0.5/redfish/v1/Systems/1`.
     """
 
@@ -70,6 +79,8 @@ class Registration:
     bmc_verify_tls: bool = True
     switch: str | None = None
     port: str | None = None
+    labels: tuple[str, ...] = ()
+    nics: tuple[NicSaid, ...] = ()
 
 
 # ---- registering ------------------------------------------------------------------------------------
@@ -79,21 +90,15 @@ def register_node(core: Core, actor: Actor, said: Registration, *, key: str | No
     """Takes a node into the pool. Its port is closed and its BMC asked before it counts as free."""
     require_admin(actor)
     label(said.name)
-    mac = mac_address(said.mac)
+    nics = [NicSaid(BOOT_NIC, said.mac, said.switch, said.port), *said.nics]
+    for nic in nics:
+        _check_nic(nic)
     driver, address = _parse_bmc(said.bmc)
-    if (said.switch is None) != (said.port is None):
-        raise InvalidInputError(
-            "port" if said.switch else "switch",
-            "it is missing.",
-            remedy="Give both --switch and --port, or neither.",
-        )
+    labels = node_labels(said.labels)
     with core.write() as tx:
         earlier = replayed(tx, actor, key, REGISTER.kind, said.name)
         if earlier:
             return earlier
-        switch = records.switches.find(tx, name=said.switch) if said.switch else None
-        if said.switch and switch is None:
-            raise NotFoundError("switch", said.switch, remedy="Register it first: bmi switch register.")
         node = Node(
             id=new_id(),
             name=said.name,
@@ -106,12 +111,31 @@ def register_node(core: Core, actor: Actor, said: Registration, *, key: str | No
             bmc_verify_tls=said.bmc_verify_tls,
             problem=None,
             created_at=core.now(),
+            labels=labels,
         )
         records.nodes.insert(tx, node)
-        records.nics.insert(
-            tx, Nic(new_id(), node.id, BOOT_NIC, mac, switch.id if switch else None, said.port)
-        )
+        for nic in nics:
+            _add_nic(tx, node, nic)
         return enqueue(core, tx, actor, REGISTER, ("node", node.id, node.name), project_id=None, key=key)
+
+
+def _check_nic(said: NicSaid) -> None:
+    label(said.name, "nics")
+    mac_address(said.mac)
+    if (said.switch is None) != (said.port is None):
+        raise InvalidInputError(
+            "port" if said.switch else "switch",
+            "it is missing.",
+            remedy="Give both the switch and the port, or neither.",
+        )
+
+
+def _add_nic(tx: Connection, node: Node, said: NicSaid) -> None:
+    switch = records.switches.find(tx, name=said.switch) if said.switch else None
+    if said.switch and switch is None:
+        raise NotFoundError("switch", said.switch, remedy="Register it first: bmi switch register.")
+    nic = Nic(new_id(), node.id, said.name, mac_address(said.mac), switch.id if switch else None, said.port)
+    records.nics.insert(tx, nic)
 
 
 def _parse_bmc(bmc: str) -> tuple[str, str]:
@@ -141,7 +165,9 @@ def delete_node(core: Core, actor: Actor, name: str, *, key: str | None = None) 
         node = visible_node(tx, actor, name, lock=True)
         journal.refuse_if_busy(tx, "node", node.id, name)
         if node.project_id is not None:
-            raise InvalidStateError(f"The node {name!r} belongs to a project.", remedy=f"bmi release {name}")
+            raise InvalidStateError(
+                f"The node {name!r} belongs to a project.", remedy=f"bmi release {name}, bmi node free {name}"
+            )
         return enqueue(core, tx, actor, UNREGISTER, ("node", node.id, name), project_id=None, key=key)
 
 
@@ -151,7 +177,9 @@ def delete_node(core: Core, actor: Actor, name: str, *, key: str | None = None) 
 def provision_node(
     core: Core, actor: Actor, name: str, order: Order, *, key: str | None = None
 ) -> OperationView:
-    """Gives a free node to a project, with a fresh clone or a detached volume to boot from."""
+    """Boots a project's node from a fresh clone or a detached volume. An administrator may name a free node, which
+    is then given to the project.
+    """
     check_order(order)
     plan = ATTACH if order.volume else PROVISION
     with core.write() as tx:
@@ -161,30 +189,26 @@ def provision_node(
         project = project_for(tx, actor, order.project)
         node = visible_node(tx, actor, name, lock=True)
         journal.refuse_if_busy(tx, "node", node.id, name)
-        if node.state is not NodeState.FREE:
-            raise InvalidStateError(
-                f"The node {name!r} is {node.state}; only a free node can be provisioned.",
-                remedy=_way_out(node),
-            )
+        _require_provisionable(node, project)
         source = source_of(tx, project, order)
         network = network_of(tx, project)
+        allocates = node.project_id is None
+        if allocates:
+            give_free_node(core, tx, node, project)
         volume = make_volume(core, tx, project, node, network, source, order)
-        nic = records.sole_nic(tx, node.id)
+        nic = records.boot_nic(tx, node.id)
         address = free_address(network.interface, records.addresses_in(tx, network.id))
         tx.execute(schema.addresses.insert().values(nic_id=nic.id, network_id=network.id, ip=address))
-        records.nodes.update(
-            tx,
-            id=node.id,
-            values={"state": NodeState.PROVISIONING, "project_id": project.id, "problem": None},
-        )
+        records.nodes.update(tx, id=node.id, values={"state": NodeState.PROVISIONING})
         shown = enqueue(
             core,
             tx,
             actor,
-            plan,
+            claiming(plan) if allocates and core.settings.isolation.is_external else plan,
             ("node", node.id, name),
             project_id=project.id,
             args={
+                "allocates": allocates,
                 "image": source.image.name,
                 "snapshot": source.snapshot.name if source.snapshot else None,
                 "volume": volume.name,
@@ -197,9 +221,22 @@ def provision_node(
             node_id=node.id,
             operation_id=shown.operation.id,
             at=shown.operation.created_at,
-            stage=_ACCEPTED,
+            stage="accepted",
         )
     return shown
+
+
+def _require_provisionable(node: Node, project: Project) -> None:
+    if node.project_id not in {project.id, None}:
+        raise InvalidStateError(
+            f"The node {node.name!r} belongs to another project.",
+            remedy="Leave --project out, or free it first.",
+        )
+    if node.state not in {NodeState.ALLOCATED, NodeState.FREE}:
+        raise InvalidStateError(
+            f"The node {node.name!r} is {node.state}; only one that is allocated or free can be provisioned.",
+            remedy=_way_out(node),
+        )
 
 
 def _way_out(node: Node) -> str:
@@ -219,7 +256,7 @@ def release_node(
     keep_as: str | None = None,
     key: str | None = None,
 ) -> OperationView:
-    """Takes the node back: off, its port closed, its volume gone. With `keep_volume` the volume stays, detached
+    """Empties the node: off, its port closed, its volume gone; the project keeps it. With `keep_volume` the volume stays, detached
     once the node is off for certain and nothing of it can be written any more; `keep_as` is its new name.
     """
     plan = DETACH if keep_volume else RELEASE
@@ -229,11 +266,11 @@ def release_node(
         earlier = replayed(tx, actor, key, plan.kind, name)
         if earlier:
             return earlier
-        node = own_node(tx, actor, name)
+        node = visible_node(tx, actor, name, lock=True)
         journal.refuse_if_busy(tx, "node", node.id, name)
-        if node.project_id is None:
+        if node.state not in {NodeState.ACTIVE, NodeState.ERROR} or node.project_id is None:
             raise InvalidStateError(
-                f"The node {name!r} is {node.state}; nobody has it.", remedy="There is nothing to do."
+                f"The node {name!r} is {node.state}; there is nothing to release.", remedy=_back(node)
             )
         volume = records.volumes.find(tx, node_id=node.id, lock=True)
         if volume:
@@ -251,6 +288,10 @@ def release_node(
             args={"volume_id": volume.id, "volume": keep_as or volume.name} if volume else {},
             key=key,
         )
+
+
+def _back(node: Node) -> str:
+    return f"bmi node free {node.name} gives it back." if node.project_id else "Nobody has it."
 
 
 def _keep(tx: Connection, volume: Volume | None, keep_as: str | None) -> None:
@@ -273,7 +314,7 @@ def power_node(core: Core, actor: Actor, name: str, action: str, *, key: str | N
         earlier = replayed(tx, actor, key, plan.kind, name)
         if earlier:
             return earlier
-        node = own_node(tx, actor, name)
+        node = visible_node(tx, actor, name, lock=True)
         journal.refuse_if_busy(tx, "node", node.id, name)
         if node.state is not NodeState.ACTIVE:
             raise InvalidStateError(f"The node {name!r} is {node.state}, not active.", remedy=_way_out(node))
@@ -301,11 +342,11 @@ def list_nodes(core: Core, actor: Actor, *, after: str = "", limit: int = 100) -
 def list_events(core: Core, actor: Actor, name: str, *, after: int = 0, limit: int = 1000) -> list[Event]:
     """A node's timeline; a member sees what happened since the node came to the project."""
     with core.database.read() as tx:
-        node = own_node(tx, actor, name, lock=False)
+        node = visible_node(tx, actor, name)
         table = schema.events
         since = 0.0
         if not actor.is_admin:
             # Not since the volume was made: another project may have had the node after that.
-            came = records.events.list(tx, node_id=node.id, stage=_ACCEPTED, newest_first=True, limit=1)
+            came = records.events.list(tx, node_id=node.id, stage=ALLOCATED, newest_first=True, limit=1)
             since = came[0].at if came else core.now()
         return records.events.list(tx, table.c.id > after, table.c.at >= since, node_id=node.id, limit=limit)

@@ -8,7 +8,7 @@ from bmi.domain.plans import PLANS
 from bmi.errors import InvalidStateError, NotFoundError
 from bmi.service.core import Core, OperationView, view
 from bmi.store import operations as journal
-from bmi.store import records, schema
+from bmi.store import ports, records, schema
 
 # The state that the subject is in again while a retried operation runs.
 _NODE_RETRYING = {
@@ -17,12 +17,14 @@ _NODE_RETRYING = {
     "release": NodeState.RELEASING,
     "detach": NodeState.RELEASING,
     "register": NodeState.REGISTERED,
+    "free": NodeState.RELEASING,
 }
 _NETWORK_RETRYING = {"open-network": ObjectState.CREATING, "close-network": ObjectState.DELETING}
 _RETRIABLE = {
     *_NODE_RETRYING,
     *_NETWORK_RETRYING,
     "unregister",
+    "detach-network",
     "delete-image",
     "flatten-image",
     "publish-image",
@@ -116,6 +118,7 @@ def retry_operation(core: Core, actor: Actor, operation_id: str) -> OperationVie
         }
         journal.operations.update(tx, id=operation_id, values=values)
         _put_back(tx, operation)
+        ports.try_again(tx, operation.subject_id, now)
         return view(tx, journal.operations.get(tx, operation_id))
 
 

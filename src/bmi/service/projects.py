@@ -29,6 +29,7 @@ def create_project(
     *,
     vlan: int | None = None,
     address: str | None = None,
+    claims_as: str | None = None,
     key: str | None = None,
 ) -> OperationView:
     """A project and its boot network; VLAN and address range (as BMI's own address in it, such as
@@ -36,6 +37,10 @@ def create_project(
     """
     require_admin(actor)
     label(name)
+    if claims_as is not None and not core.settings.isolation.is_external:
+        raise InvalidInputError(
+            "claims_as", "BMI takes its nodes from nowhere else.", remedy="Leave it out, or see [isolation]."
+        )
     if vlan is not None and not 2 <= vlan <= 4094:
         raise InvalidInputError("vlan", f"{vlan} is out of range.", remedy="Give a VLAN id from 2 to 4094.")
     wanted = _interface(address) if address else None
@@ -44,10 +49,10 @@ def create_project(
         if earlier:
             return earlier
         now, others = core.now(), records.networks.list(tx)
-        project = records.projects.insert(tx, Project(new_id(), name, now))
+        project = records.projects.insert(tx, Project(new_id(), name, now, claims_as=claims_as))
         pools = core.settings.networks
         number = vlan or free_vlan(pools.vlan_ids(), {n.vlan for n in others})
-        foot = wanted or free_subnet(pools.subnets, pools.prefix, (n.address for n in others))
+        foot = wanted or free_subnet(pools.subnets, pools.prefix, (n.address for n in others if n.boot))
         _refuse_overlap(foot, others)
         network = Network(
             id=new_id(),
@@ -81,7 +86,7 @@ def _interface(address: str) -> IPv4Interface:
 
 def _refuse_overlap(foot: IPv4Interface, others: list[Network]) -> None:
     for other in others:
-        if foot.network.overlaps(other.interface.network):
+        if other.boot and foot.network.overlaps(other.interface.network):
             raise InvalidInputError(
                 "address",
                 f"{foot.network} overlaps the network of {other.name}.",
@@ -95,7 +100,7 @@ def get_project(core: Core, actor: Actor, name: str) -> ProjectView:
         project = records.projects.find(tx, name=name)
         if project is None or not (actor.is_admin or actor.project_id == project.id):
             raise NotFoundError("project", name, remedy="`bmi project list` shows those there are.")
-        return ProjectView(project, records.networks.find(tx, project_id=project.id))
+        return ProjectView(project, records.networks.find(tx, project_id=project.id, boot=True))
 
 
 def list_projects(core: Core, actor: Actor, *, after: str = "", limit: int = 100) -> list[ProjectView]:
@@ -105,7 +110,7 @@ def list_projects(core: Core, actor: Actor, *, after: str = "", limit: int = 100
     with core.database.read() as tx:
         projects = records.projects.list(tx, table.c.name > after, *where, order="name", limit=limit)
         of_these = schema.networks.c.project_id.in_([project.id for project in projects])
-        networks = {network.project_id: network for network in records.networks.list(tx, of_these)}
+        networks = {network.project_id: network for network in records.networks.list(tx, of_these, boot=True)}
     return [ProjectView(project, networks.get(project.id)) for project in projects]
 
 
@@ -118,7 +123,7 @@ def delete_project(core: Core, actor: Actor, name: str, *, key: str | None = Non
             return earlier
         project = records.projects.find(tx, name=name)
         # The network first, as a provision does: rows locked in one order make no circle.
-        network = records.networks.find(tx, project_id=project.id, lock=True) if project else None
+        network = records.networks.find(tx, project_id=project.id, boot=True, lock=True) if project else None
         project = records.projects.find(tx, name=name, lock=True)
         if project is None or network is None:
             raise NotFoundError("project", name, remedy="`bmi project list` shows those there are.")
@@ -130,13 +135,17 @@ def delete_project(core: Core, actor: Actor, name: str, *, key: str | None = Non
                 for volume in records.volumes.list(tx, project_id=project.id)
                 if volume.node_id is None
             ),
+            *(
+                f"network {other.name}"
+                for other in records.networks.list(tx, project_id=project.id, boot=False)
+            ),
             *(f"image {image.name}" for image in records.images.list(tx, project_id=project.id)),
             *(f"snapshot {snapshot.name}" for snapshot in records.snapshots.list(tx, project_id=project.id)),
         ]
         if users:
             raise InUseError(
                 f"The project {name!r} still has {', '.join(users)}.",
-                remedy="Release its nodes and delete its volumes, images and snapshots first.",
+                remedy="Free its nodes and delete its networks, volumes, images and snapshots first.",
                 users=users,
             )
         records.networks.update(tx, id=network.id, values={"state": ObjectState.DELETING})

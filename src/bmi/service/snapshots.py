@@ -15,10 +15,10 @@ from bmi.service.core import (
     OperationView,
     enqueue,
     names_of,
-    own_node,
     project_for,
     project_names,
     replayed,
+    visible_node,
     visible_snapshot,
 )
 from bmi.service.volumes import held_volume, require_ready, volume_of_active
@@ -46,7 +46,7 @@ def create_snapshot(
         earlier = replayed(tx, actor, key, SNAPSHOT.kind, node_name)
         if earlier:
             return earlier
-        node = own_node(tx, actor, node_name)
+        node = visible_node(tx, actor, node_name, lock=True)
         volume = volume_of_active(tx, node, "frozen")
         return _freeze(core, tx, actor, volume, name, ("node", node.id, node_name), key)
 

@@ -1,18 +1,49 @@
-"""The switches that nodes are cabled to."""
+"""The switches that nodes are cabled to, their ports, and which NIC is at which."""
 
-from bmi.domain.names import label
-from bmi.domain.nouns import Actor, Json, Switch
-from bmi.errors import InUseError, NotFoundError
-from bmi.service.core import Core, require_admin
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import Connection
+
+from bmi.domain.names import label, mac_address
+from bmi.domain.nouns import BOOT_NIC, Actor, Json, Nic, Node, Port, Switch
+from bmi.domain.plans import CHECK_SWITCH
+from bmi.errors import AlreadyExistsError, InUseError, InvalidInputError, InvalidStateError, NotFoundError
+from bmi.service.core import Core, OperationView, enqueue, names_of, replayed, require_admin
+from bmi.store import operations as journal
+from bmi.store import ports as port_rows
 from bmi.store import records, schema
 from bmi.store.ids import new_id
+
+
+@dataclass(frozen=True)
+class Cable:
+    """A port of a switch, and the NIC that is cabled to it; with no node, a port that is to be kept closed. A NIC
+    that BMI does not know is made when its MAC address is given.
+    """
+
+    switch: str
+    port: str
+    node: str | None = None
+    nic: str = BOOT_NIC
+    mac: str | None = None
+
+
+@dataclass(frozen=True)
+class PortView:
+    """A port with what it should be, and the NIC behind it."""
+
+    port: Port
+    wanted: port_rows.Wanted
+    node: str | None
+    nic: str | None
 
 
 def register_switch(core: Core, actor: Actor, name: str, *, driver: str, options: Json) -> Switch:
     """A switch and how its driver reaches it; nothing is asked of the switch yet."""
     require_admin(actor)
     label(name)
-    label(driver, "driver")
+    label(driver.replace("_", "-"), "driver")
     with core.write() as tx:
         return records.switches.insert(tx, Switch(new_id(), name, driver, options, core.now()))
 
@@ -24,13 +55,18 @@ def list_switches(core: Core, actor: Actor, *, after: str = "", limit: int = 100
         return records.switches.list(tx, schema.switches.c.name > after, order="name", limit=limit)
 
 
+def get_switch(core: Core, actor: Actor, name: str) -> Switch:
+    """One switch."""
+    require_admin(actor)
+    with core.database.read() as tx:
+        return _switch(tx, name)
+
+
 def remove_switch(core: Core, actor: Actor, name: str) -> None:
-    """Forgets a switch that no node is cabled to."""
+    """Forgets a switch that no node is cabled to, with its ports."""
     require_admin(actor)
     with core.write() as tx:
-        switch = records.switches.find(tx, name=name)
-        if switch is None:
-            raise NotFoundError("switch", name, remedy="`bmi switch list` shows those there are.")
+        switch = _switch(tx, name, lock=True)
         users = [nic.port or "" for nic in records.nics.list(tx, switch_id=switch.id)]
         if users:
             raise InUseError(
@@ -39,3 +75,95 @@ def remove_switch(core: Core, actor: Actor, name: str) -> None:
                 users=users,
             )
         records.switches.delete(tx, id=switch.id)
+
+
+def list_ports(core: Core, actor: Actor, name: str, *, after: str = "", limit: int = 100) -> list[PortView]:
+    """The ports of a switch that BMI manages, by name, beginning behind the name `after`."""
+    require_admin(actor)
+    table = schema.ports
+    with core.database.read() as tx:
+        switch = _switch(tx, name)
+        found = records.ports.list(tx, table.c.name > after, switch_id=switch.id, order="name", limit=limit)
+        wanted = port_rows.wanted(tx, found)
+        nics = {nic.port: nic for nic in records.nics.list(tx, switch_id=switch.id)}
+        nodes = names_of(tx, schema.nodes, {nic.node_id for nic in nics.values()})
+    shown = []
+    for port in found:
+        nic = nics.get(port.name)
+        shown.append(
+            PortView(
+                port, wanted[port.id], nodes.get(nic.node_id) if nic else None, nic.name if nic else None
+            )
+        )
+    return shown
+
+
+def check_switch(
+    core: Core, actor: Actor, name: str, *, repair: bool = False, widen: bool = False, key: str | None = None
+) -> OperationView:
+    """Asks the switch whether it answers, and compares its ports with what they should be; the last step's result
+    tells of each difference. With `repair`, ports are taken off what they should not be on; with `widen`, they
+    are made all that they should be.
+    """
+    require_admin(actor)
+    with core.write() as tx:
+        earlier = replayed(tx, actor, key, CHECK_SWITCH.kind, name)
+        if earlier:
+            return earlier
+        subject = ("switch", _switch(tx, name).id, name)
+        args = {"repair": repair, "widen": widen}
+        return enqueue(core, tx, actor, CHECK_SWITCH, subject, project_id=None, args=args, key=key)
+
+
+def cable(core: Core, actor: Actor, cables: Sequence[Cable]) -> int:
+    """Makes ports known and says what is cabled to them, all or nothing; returns how many there were. A port
+    that nothing is cabled to is closed, and so is the one that a NIC was at before.
+    """
+    require_admin(actor)
+    with core.write() as tx:
+        for number, one in enumerate(cables, start=1):
+            try:
+                _cable(core, tx, one)
+            except (NotFoundError, InvalidInputError, InvalidStateError, AlreadyExistsError) as error:
+                error.detail = f"Cable {number} ({one.switch} {one.port}): {error.detail}"
+                raise
+    return len(cables)
+
+
+def _cable(core: Core, tx: Connection, said: Cable) -> None:
+    switch, now = _switch(tx, said.switch), core.now()
+    if not said.port.strip():
+        raise InvalidInputError("port", "it is empty.", remedy="Name it as the switch does.")
+    if said.node is None:
+        port_rows.manage(tx, switch.id, said.port, now)
+        return
+    node = records.nodes.find(tx, name=said.node, lock=True)
+    if node is None:
+        raise NotFoundError("node", said.node, remedy="Register it first: bmi node register.")
+    nic = records.nics.find(tx, node_id=node.id, name=said.nic) or _new_nic(tx, node, said)
+    if (nic.switch_id, nic.port) == (switch.id, said.port):
+        port_rows.manage(tx, switch.id, said.port, now)
+        return
+    journal.refuse_if_busy(tx, "node", node.id, node.name)
+    if nic.open:
+        raise InvalidStateError(
+            f"The node {node.name!r} is on its networks through that NIC.", remedy=f"bmi release {node.name}"
+        )
+    records.nics.update(tx, id=nic.id, values={"switch_id": switch.id, "port": said.port})
+    if nic.switch_id and nic.port:
+        port_rows.make_due(tx, [port_rows.manage(tx, nic.switch_id, nic.port, now).id], now)
+    port_rows.make_due(tx, [port_rows.manage(tx, switch.id, said.port, now).id], now)
+
+
+def _new_nic(tx: Connection, node: Node, said: Cable) -> Nic:
+    if said.mac is None:
+        raise NotFoundError("NIC", f"{said.node}/{said.nic}", remedy="Give its MAC address, and it is made.")
+    label(said.nic, "nic")
+    return records.nics.insert(tx, Nic(new_id(), node.id, said.nic, mac_address(said.mac), None, None))
+
+
+def _switch(tx: Connection, name: str, *, lock: bool = False) -> Switch:
+    found = records.switches.find(tx, name=name, lock=lock)
+    if found is None:
+        raise NotFoundError("switch", name, remedy="`bmi switch list` shows those there are.")
+    return found

@@ -28,6 +28,17 @@ def file_name(said: str) -> str:
     return name[:_MAX_FILE_NAME] or "upload"
 
 
+def check_size(core: Core, size_bytes: int) -> None:
+    """Refuses what is no image by its size. Raises TooLargeError or InvalidInputError."""
+    limit = core.settings.image.max_size_gib << 30
+    if size_bytes > limit:
+        raise TooLargeError(
+            f"The file is larger than {limit >> 30} GiB.", remedy="Shrink it, or raise image.max_size_gib."
+        )
+    if size_bytes < 1:
+        raise InvalidInputError("Upload-Length", "the file is empty.", remedy="Send a disk image.")
+
+
 def create_upload(
     core: Core, actor: Actor, size_bytes: int, *, name: str = "", sha256: str | None = None
 ) -> Upload:
@@ -36,13 +47,7 @@ def create_upload(
     """
     if actor.token_id is None:
         raise ForbiddenError("An upload needs a token that it belongs to.", remedy="Use a token.")
-    limit = core.settings.image.max_size_gib << 30
-    if size_bytes > limit:
-        raise TooLargeError(
-            f"The file is larger than {limit >> 30} GiB.", remedy="Shrink it, or raise image.max_size_gib."
-        )
-    if size_bytes < 1:
-        raise InvalidInputError("Upload-Length", "the file is empty.", remedy="Send a disk image.")
+    check_size(core, size_bytes)
     with core.write() as tx:
         now = core.now()
         upload = Upload(

@@ -15,11 +15,11 @@ from bmi.service.core import (
     OperationView,
     enqueue,
     names_of,
-    own_node,
     project_for,
     project_names,
     replayed,
     visible_image,
+    visible_node,
     visible_snapshot,
 )
 from bmi.store import operations as journal
@@ -205,7 +205,7 @@ def roll_back_node(
         earlier = replayed(tx, actor, key, ROLL_BACK.kind, name)
         if earlier:
             return earlier
-        node = own_node(tx, actor, name)
+        node = visible_node(tx, actor, name, lock=True)
         volume = volume_of_active(tx, node, "rolled back")
         args = _roll_back_args(tx, volume, snapshot, force=force)
         return enqueue(

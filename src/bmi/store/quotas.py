@@ -16,6 +16,8 @@ class Amount:
     objects hold in the store, as last measured.
     """
 
+    nodes: int = 0
+    networks: int = 0
     volumes: int = 0
     volume_bytes: int = 0
     snapshots: int = 0
@@ -42,8 +44,19 @@ def held(tx: Connection, project_id: str) -> Amount:
     volumes, volume_bytes, of_volumes = sums(schema.volumes)
     snapshots, _, of_snapshots = sums(schema.snapshots)
     images, image_bytes, of_images = sums(schema.images)
+    nodes, networks = schema.nodes.c, schema.networks.c
+    of_project = select(func.count()).where(nodes.project_id == project_id)
+    # The boot network is part of the project.
+    beside = select(func.count()).where(networks.project_id == project_id, networks.boot.is_(False))
     return Amount(
-        volumes, volume_bytes, snapshots, images, image_bytes, of_volumes + of_snapshots + of_images
+        nodes=tx.execute(of_project).scalar_one(),
+        networks=tx.execute(beside).scalar_one(),
+        volumes=volumes,
+        volume_bytes=volume_bytes,
+        snapshots=snapshots,
+        images=images,
+        image_bytes=image_bytes,
+        unique_bytes=of_volumes + of_snapshots + of_images,
     )
 
 
@@ -72,8 +85,7 @@ def require(tx: Connection, project_id: str | None, asked: Amount) -> None:
             raise OverQuotaError(
                 f"Project {name!r} may have {_said(limit, allowed)}; it has {_said(limit, used[limit])}"
                 + (f" and this asks for {_said(limit, more)} more." if more else "."),
-                remedy="Delete volumes, snapshots or images that are not needed, or ask an administrator for "
-                "more (bmi project quota).",
+                remedy="Give back what is not needed, or ask an administrator for more (bmi project quota).",
                 limit=limit,
                 allowed=allowed,
                 used=used[limit],

@@ -17,8 +17,16 @@ Record = TypeVar("Record")
 # (SQLite) -> sentence.
 _TAKEN = {
     ("projects_name", "projects.name"): "A project of this name exists.",
+    ("users_name", "users.name"): "A user of this name exists.",
+    ("users_subject", "users.issuer, users.subject"): "Another user is linked to this subject.",
     ("tokens_name", "tokens.name"): "A token of this name exists.",
-    ("networks_name", "networks.name"): "A network of this name exists.",
+    ("tokens_user_name", "tokens.user_id, tokens.name"): "You have a token of this name.",
+    (
+        "networks_name",
+        "networks_name_site",
+        "networks.project_id, networks.name",
+        "networks.name",
+    ): "A network of this name exists.",
     ("networks_vlan", "networks.vlan"): "Another network has this VLAN.",
     ("networks_address", "networks.address"): "Another network has this address range.",
     ("networks_netns", "networks.netns"): "Another network has this network namespace.",
@@ -166,7 +174,11 @@ class Gateway(Generic[Record]):
 
 
 projects = Gateway(schema.projects, nouns.Project, "project")
+users = Gateway(schema.users, nouns.User, "user")
+memberships = Gateway(schema.memberships, nouns.Membership, "membership")
 tokens = Gateway(schema.tokens, nouns.Token, "token")
+oidc_logins = Gateway(schema.oidc_logins, nouns.OidcLogin, "login")
+audit = Gateway(schema.audit, nouns.AuditEntry, "audit entry")
 networks = Gateway(schema.networks, nouns.Network, "network")
 switches = Gateway(schema.switches, nouns.Switch, "switch")
 nodes = Gateway(schema.nodes, nouns.Node, "node")
@@ -181,12 +193,12 @@ boot_sessions = Gateway(schema.boot_sessions, nouns.BootSession, "boot session")
 events = Gateway(schema.events, nouns.Event, "event")
 
 
-def sole_nic(tx: Connection, node_id: str) -> nouns.Nic:
-    """The NIC a node boots from."""
-    found = nics.list(tx, node_id=node_id, order="name")
-    if not found:
+def boot_nic(tx: Connection, node_id: str) -> nouns.Nic:
+    """The NIC that a node boots from."""
+    found = nics.find(tx, node_id=node_id, name=nouns.BOOT_NIC)
+    if found is None:
         raise NotFoundError("NIC", node_id)
-    return found[0]
+    return found
 
 
 def addresses_in(tx: Connection, network_id: str) -> Sequence[str]:

@@ -48,23 +48,106 @@ projects = Table(
     Column("id", _ID, primary_key=True),
     Column("name", _NAME, nullable=False),
     Column("quota", JSON, nullable=False),
+    Column("claims_as", _NAME),
     _created_at(),
     Index("projects_name", "name", unique=True),
 )
 
+# People. One without a password logs in through the provider that knows them as (issuer, subject).
+users = Table(
+    "users",
+    metadata,
+    Column("id", _ID, primary_key=True),
+    Column("name", _NAME, nullable=False),
+    Column("admin", Boolean, nullable=False),
+    Column("disabled", Boolean, nullable=False),
+    Column("password_hash", Text),
+    Column("issuer", String(255)),
+    Column("subject", String(255)),
+    _created_at(),
+    Index("users_name", "name", unique=True),
+    Index("users_subject", "issuer", "subject", unique=True),
+    CheckConstraint("(issuer IS NULL) = (subject IS NULL)", name="subject_of_issuer"),
+)
+
+memberships = Table(
+    "memberships",
+    metadata,
+    Column("user_id", _ID, ForeignKey("users.id", ondelete="CASCADE"), primary_key=True),
+    Column("project_id", _ID, ForeignKey("projects.id", ondelete="CASCADE"), primary_key=True),
+    Column("role", _enum(Role), nullable=False),
+    CheckConstraint("role <> 'admin'", name="role_in_project"),
+)
+
+# A user's token never allows more than the user still has; one of nobody is a service's.
 tokens = Table(
     "tokens",
     metadata,
     Column("id", _ID, primary_key=True),
     Column("name", _NAME, nullable=False),
+    Column("user_id", _ID, ForeignKey("users.id", ondelete="CASCADE")),
+    # Made by a login, not by `bmi token create`.
+    Column("session", Boolean, nullable=False),
     Column("project_id", _ID, ForeignKey("projects.id", ondelete="CASCADE")),
     Column("role", _enum(Role), nullable=False),
     Column("secret_hash", String(64), nullable=False),
     _created_at(),
     Column("expires_at", Double),
-    Index("tokens_name", "name", unique=True),
+    Index("tokens_user_name", "user_id", "name", unique=True),
     # A member without a project, or an admin bound to one, would be a hole in every check.
     CheckConstraint("(role = 'admin') = (project_id IS NULL)", name="role_matches_project"),
+)
+# NULLs are distinct in a unique index, so services' tokens need a rule of their own.
+_OF_NOBODY = text("user_id IS NULL")
+Index(
+    "tokens_name",
+    tokens.c.name,
+    unique=True,
+    sqlite_where=_OF_NOBODY,
+    postgresql_where=_OF_NOBODY,
+)
+
+# Failed logins since a moment, by the hash of who was said to log in and from where.
+login_failures = Table(
+    "login_failures",
+    metadata,
+    Column("key", String(64), primary_key=True),
+    Column("count", Integer, nullable=False),
+    Column("since", Double, nullable=False),
+)
+
+# Logins that a provider is being asked about. What proves the asker is kept as hashes, what proves us is sealed.
+oidc_logins = Table(
+    "oidc_logins",
+    metadata,
+    Column("id", _ID, primary_key=True),
+    Column("state_hash", String(64), nullable=False),
+    Column("sealed", Text, nullable=False),
+    Column("challenge", String(64), nullable=False),
+    Column("redirect", Text, nullable=False),
+    Column("code_hash", String(64)),
+    Column("user_id", _ID, ForeignKey("users.id", ondelete="CASCADE")),
+    Column("expires_at", Double, nullable=False),
+    Index("oidc_logins_state", "state_hash", unique=True),
+    Index("oidc_logins_code", "code_hash", unique=True),
+)
+
+# Who did what, or was refused. Triggers (see the migration) let nobody change or remove a row.
+audit = Table(
+    "audit",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("at", Double, nullable=False),
+    Column("actor", _NAME, nullable=False),
+    # No foreign keys: a row outlives everything that it tells of.
+    Column("user_id", _ID),
+    Column("token_id", _ID),
+    Column("address", String(64), nullable=False),
+    Column("action", String(64), nullable=False),
+    Column("object", String(200), nullable=False),
+    Column("project", _NAME),
+    Column("status", Integer, nullable=False),
+    Column("problem", String(64)),
 )
 
 networks = Table(
@@ -72,19 +155,41 @@ networks = Table(
     metadata,
     Column("id", _ID, primary_key=True),
     Column("name", _NAME, nullable=False),
-    Column("project_id", _ID, ForeignKey("projects.id"), nullable=False),
+    # NULL: the site's.
+    Column("project_id", _ID, ForeignKey("projects.id")),
     Column("vlan", Integer, nullable=False),
+    # BMI's foot, which only boot networks have.
     Column("address", String(32), nullable=False),
     Column("netns", String(64), nullable=False),
     Column("state", _enum(ObjectState), nullable=False),
+    Column("boot", Boolean, nullable=False),
+    Column("public", Boolean, nullable=False),
     _created_at(),
-    Index("networks_name", "name", unique=True),
+    Index("networks_name", "project_id", "name", unique=True),
     Index("networks_vlan", "vlan", unique=True),
-    Index("networks_address", "address", unique=True),
-    Index("networks_netns", "netns", unique=True),
-    # A project's nodes share one boot network.
-    Index("networks_project", "project_id", unique=True),
     CheckConstraint("vlan BETWEEN 2 AND 4094", name="vlan_range"),
+    # What boots on a network of somebody else's would be served by, and could reach, what is theirs.
+    CheckConstraint("NOT (boot AND (public OR project_id IS NULL))", name="boot_is_own"),
+)
+_BOOT = text("boot")
+for _name, _column in (("address", "address"), ("netns", "netns"), ("project", "project_id")):
+    # A project's nodes share one boot network.
+    Index(f"networks_{_name}", networks.c[_column], unique=True, sqlite_where=_BOOT, postgresql_where=_BOOT)
+_OF_THE_SITE = text("project_id IS NULL")
+Index(
+    "networks_name_site",
+    networks.c.name,
+    unique=True,
+    sqlite_where=_OF_THE_SITE,
+    postgresql_where=_OF_THE_SITE,
+)
+
+# The projects, beside its own, that may attach to a network which is not public.
+network_shares = Table(
+    "network_shares",
+    metadata,
+    Column("network_id", _ID, ForeignKey("networks.id", ondelete="CASCADE"), primary_key=True),
+    Column("project_id", _ID, ForeignKey("projects.id", ondelete="CASCADE"), primary_key=True),
 )
 
 switches = Table(
@@ -94,6 +199,9 @@ switches = Table(
     Column("name", _NAME, nullable=False),
     Column("driver", String(64), nullable=False),
     Column("options", JSON, nullable=False),
+    # Who has a session with it now, and until when if it does not say so again (see workflow/ports).
+    Column("keeper", String(64)),
+    Column("kept_until", Double),
     _created_at(),
     Index("switches_name", "name", unique=True),
 )
@@ -110,6 +218,7 @@ nodes = Table(
     Column("bmc_username", Text, nullable=False),
     Column("bmc_password", Text, nullable=False),
     Column("bmc_verify_tls", Boolean, nullable=False),
+    Column("labels", JSON, nullable=False),
     Column("problem", _JSON),
     _created_at(),
     Index("nodes_name", "name", unique=True),
@@ -141,6 +250,7 @@ attachments = Table(
     Column("nic_id", _ID, ForeignKey("nics.id", ondelete="CASCADE"), primary_key=True),
     Column("network_id", _ID, ForeignKey("networks.id"), primary_key=True),
     Column("tagged", Boolean, nullable=False),
+    Column("leaving", Boolean, nullable=False),
 )
 Index(
     "attachments_native",
@@ -168,6 +278,8 @@ ports = Table(
     Column("problem", _JSON),
     Index("ports_name", "switch_id", "name", unique=True),
 )
+_UNSETTLED = text("applied_revision < revision")
+Index("ports_due", ports.c.due_at, sqlite_where=_UNSETTLED, postgresql_where=_UNSETTLED)
 
 addresses = Table(
     "addresses",

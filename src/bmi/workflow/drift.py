@@ -89,7 +89,7 @@ def _left_over(tools: Tools) -> Iterator[Difference]:
 def _exports(tools: Tools) -> Iterator[Difference]:
     """Volumes that are served and should not be, or the other way round, with nothing going on at them."""
     with tools.database.read() as tx:
-        networks = records.networks.list(tx, state=ObjectState.READY)
+        networks = records.networks.list(tx, state=ObjectState.READY, boot=True)
     for portal, network in ((portal_of(tools, network), network) for network in networks):
         served = set(tools.export.list(portal))
         with tools.database.read() as tx:

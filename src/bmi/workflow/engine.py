@@ -35,7 +35,9 @@ _TIMEOUT_S = 120
 
 @dataclass(frozen=True)
 class Wait:
-    """What a step returns that has nothing to do but wait: look again at `until`, or when woken."""
+    """What a step returns that has nothing to do but wait: look again at `until`, or when woken. Its undo may
+    return it as well, and is looked at again at `until`.
+    """
 
     until: float
 
@@ -366,9 +368,10 @@ class Engine:
     def _undo(self, context: Context, step: Step) -> Changes:
         self._hook(step.name, "undo-before")
         undo = self._types[step.name].undo
-        if undo:
-            undo(context)
+        result = undo(context) if undo else None
         self._hook(step.name, "undo-done")
+        if isinstance(result, Wait):
+            return {"due_at": result.until}
         return {"state": StepState.UNDONE}
 
     def _after_undo_error(self, context: Context, step: Step, error: BmiError) -> Changes:

@@ -17,6 +17,7 @@ from bmi.domain.operations import LIVE
 from bmi.drivers.export import Portal, Target
 from bmi.errors import BmiError, DriverError, TimedOutError
 from bmi.store import records, schema
+from bmi.workflow.sessions import Doorman
 from bmi.workflow.steps.networks import foot_of
 from bmi.workflow.targets import exported_targets, portal_of, target_of
 from bmi.workflow.tools import Tools
@@ -45,6 +46,7 @@ class Guard:
         self._trusted_feet: set[str] = set()
         self._incomplete: set[str] = set()
         self._time_outs: Counter[str] = Counter()
+        self._doorman = Doorman(tools)
 
     def stop(self) -> None:
         self._stop.set()
@@ -94,6 +96,7 @@ class Guard:
                     log.warning("The foot in network %s was gone and is back", network.name)
         with self._trouble_said_once(f"Network {network.name}"):
             self._serve(network, [target_of(self._tools, volume) for volume in volumes])
+            self._doorman.look(network, portal_of(self._tools, network))
 
     def _put_foot(self, network: Network) -> None:
         """The network may be closed at any moment, and its foot shall not come back then."""
@@ -182,4 +185,6 @@ def _served(tx: Connection, *where: ColumnElement[bool]) -> list[Network]:
     """The networks that should be served, and that no operation is just opening or closing."""
     operations = schema.operations.c
     busy = select(operations.subject_id).where(operations.state.in_(LIVE))
-    return records.networks.list(tx, schema.networks.c.id.not_in(busy), *where, state=ObjectState.READY)
+    return records.networks.list(
+        tx, schema.networks.c.id.not_in(busy), *where, state=ObjectState.READY, boot=True
+    )

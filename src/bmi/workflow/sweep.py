@@ -22,6 +22,8 @@ from bmi.drivers.storage import Ref
 from bmi.errors import BmiError, DriverError
 from bmi.store import operations as journal
 from bmi.store import records, schema
+from bmi.workflow import inventory
+from bmi.workflow.cabling import narrow_all
 from bmi.workflow.objects import in_state, made_here, rows
 from bmi.workflow.targets import portal_of
 from bmi.workflow.tools import Tools
@@ -72,6 +74,11 @@ class Sweep:
             measure(self._tools, older_than_s=_MEASURED_EVERY_S, stopped=self._stop.is_set)
         except BmiError as error:
             self._say(str(error), level=logging.ERROR)
+        try:
+            inventory.look(self._tools)
+        except BmiError as error:
+            log.warning("Nodes could not be compared with the service that they are taken from: %s", error)
+        narrow_all(self._tools, stopped=self._stop.is_set)
 
     def parts(self) -> Iterable[Callable[[], Iterator[Orphan]]]:
         """Each finds one kind of what belongs to nothing, and how it is removed."""
@@ -96,7 +103,7 @@ class Sweep:
     def _targets(self) -> Iterator[Orphan]:
         export, database = self._tools.export, self._tools.database
         with database.read() as tx:
-            networks = records.networks.list(tx, state=ObjectState.READY)
+            networks = records.networks.list(tx, state=ObjectState.READY, boot=True)
         for portal in (portal_of(self._tools, network) for network in networks):
             listed = export.list(portal)
             with database.read() as tx:

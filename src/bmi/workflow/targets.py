@@ -6,6 +6,7 @@ from functools import partial
 from bmi.domain.nouns import Network, Volume, iscsi_name
 from bmi.drivers.export import Portal, Target
 from bmi.store import records
+from bmi.store.chap import chap_of
 from bmi.workflow.tools import Tools
 
 
@@ -23,12 +24,15 @@ def target_of(tools: Tools, volume: Volume) -> Target:
     """The export of a volume: only its node's initiator name with its secret gets in; to a detached one,
     nobody does.
     """
+    chap = chap_of(tools.vault, volume)
     return Target(
         iqn=iscsi_name(tools.iqn_prefix, "volume", volume.id),
         backing=tools.storage.backing(volume.id),
         initiator=iscsi_name(tools.iqn_prefix, "node", volume.node_id or "none"),
-        chap_user=volume.id,
-        chap_secret=tools.vault.open(volume.chap_secret),
+        chap_user=chap.user,
+        chap_secret=chap.secret,
+        target_user=chap.target_user,
+        target_secret=chap.target_secret,
         fence=partial(tools.storage.fence, volume.id),
     )
 

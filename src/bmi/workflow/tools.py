@@ -1,13 +1,15 @@
 """What steps may use: the drivers, the secrets' key and the settings they need."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 
 from bmi.domain.nouns import Json
 from bmi.drivers.bmc import Bmc
 from bmi.drivers.export import Export
+from bmi.drivers.isolation import Isolation
+from bmi.drivers.isolation.builtin import BuiltinIsolation
 from bmi.drivers.storage import Storage
 from bmi.drivers.switch import Switch
 from bmi.drivers.uplink import Uplink
@@ -38,6 +40,7 @@ class Tools:
     url_timeout_s: float = 6 * 3600
     url_allow_http: bool = False
     url_networks: tuple[IPv4Network | IPv6Network, ...] = ()
+    isolation: Isolation = field(default_factory=BuiltinIsolation)
 
     @property
     def uploads_dir(self) -> Path:

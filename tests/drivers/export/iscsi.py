@@ -50,6 +50,8 @@ def volume(folder: Path, number: int, initiator: str = "iqn.2024-07.internal.bmi
         initiator=initiator,
         chap_user=f"user{number}",
         chap_secret=f"secret-of-{number}-0123",
+        target_user=f"target{number}",
+        target_secret=f"target-secret-of-{number}",
     )
 
 
@@ -69,6 +71,8 @@ def rbd_volume(store: CephStorage, number: int, initiator: str = "iqn.2024-07.in
         initiator=initiator,
         chap_user=f"user{number}",
         chap_secret=f"secret-of-{number}-0123",
+        target_user=f"target{number}",
+        target_secret=f"target-secret-of-{number}",
         fence=partial(store.fence, name),
     )
 
@@ -96,6 +100,17 @@ class Client:
             return None
         # iscsi-inq has proved the login; the data comes through qemu, which takes the same credentials.
         return self.qemu_io(target, "read -v 0 512", initiator=initiator or target.initiator)
+
+    def trusts(self, target: Target) -> bool:
+        """Whether a login succeeds that asks the target to prove itself, too."""
+        credentials = {
+            "LIBISCSI_CHAP_USERNAME": target.chap_user,
+            "LIBISCSI_CHAP_PASSWORD": target.chap_secret,
+            "LIBISCSI_CHAP_TARGET_USERNAME": target.target_user,
+            "LIBISCSI_CHAP_TARGET_PASSWORD": target.target_secret,
+        }
+        command = ["iscsi-inq", "-i", target.initiator, f"iscsi://{self._at}/{target.iqn}/1"]
+        return self._run(command, credentials).returncode == 0
 
     def qemu_io(self, target: Target, command: str, *, initiator: str = "") -> bytes:
         """Runs one qemu-io command on the target's disk and returns what it printed, decoded if a dump."""

@@ -2,21 +2,26 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from bmi.drivers.export import Portal, tgt
+from bmi.drivers.export import Portal, Target, tgt
 from bmi.drivers.export.tgt import TgtExport
 from bmi.drivers.export.tgt_daemon import TgtDaemon
 from bmi.drivers.storage import Backing
 from bmi.errors import DriverError, TimedOutError
+from bmi.netboot.namespace import inside
+from tests.attack.initiator import Initiator, fresh_isid
 from tests.drivers.export.iscsi import ADDRESS, QEMU, Client, kill, namespace, pid_of, volume
 
 pytestmark = pytest.mark.real
@@ -118,7 +123,37 @@ def test_sessions_and_bytes_are_counted(site: Site) -> None:
     site.export.ensure_portal(site.portal, [target])
     with site.client.endless_reading(target):
         _until(lambda: site.export.bytes_served(site.portal)[target.iqn] > 1 << 20)
-        assert site.export.sessions(site.portal, target.iqn) == [QEMU]
+        [session] = site.export.sessions(site.portal)
+        assert (session.iqn, session.initiator, session.address) == (target.iqn, QEMU, ADDRESS)
+
+
+def test_of_two_sessions_the_newer_is_told_first_and_either_can_be_ended(site: Site) -> None:
+    target = volume(site.folder, 1)
+    site.export.ensure_portal(site.portal, [target])
+    with ExitStack() as stack:
+        initiators = []
+        for _ in range(3):
+            connection = inside(
+                site.portal.netns or "", partial(socket.create_connection, (ADDRESS, 3260), 5)
+            )
+            initiators.append(Initiator(stack.enter_context(connection), fresh_isid()))
+            credentials = (target.initiator, target.iqn, target.chap_user, target.chap_secret)
+            assert initiators[-1].log_in(*credentials).is_full
+        sessions = site.export.sessions(site.portal)
+        assert [session.number for session in sessions] == [3, 2, 1]
+        site.export.end_session(site.portal, sessions[1])
+        _until(lambda: not initiators[1].alive)
+        _until(lambda: site.export.sessions(site.portal) == [sessions[0], sessions[2]])
+        site.export.end_session(site.portal, sessions[1])  # once more
+        assert [initiator.alive for initiator in initiators] == [True, False, True]
+
+
+def test_the_target_proves_itself_to_a_node_that_asks(site: Site) -> None:
+    target = volume(site.folder, 1)
+    site.export.ensure_portal(site.portal, [target])
+    assert site.client.trusts(target)
+    assert not site.client.trusts(replace(target, target_secret="what-an-impostor-has"))
+    assert not site.client.trusts(replace(target, target_user="impostor"))
 
 
 @pytest.mark.parametrize("silent", [False, True], ids=["reading", "silent"])
@@ -202,7 +237,10 @@ def test_a_start_that_was_cut_off_is_begun_anew(site: Site) -> None:
 
 def test_adding_costs_the_same_with_a_thousand_targets(site: Site) -> None:
     one = volume(site.folder, 1)
-    many = [replace(one, iqn=f"{one.iqn}-{n}", chap_user=f"user-{n}") for n in range(1000)]
+    many = [
+        replace(one, iqn=f"{one.iqn}-{n}", chap_user=f"user-{n}", target_user=f"target-{n}")
+        for n in range(1000)
+    ]
     export = site.watched()
     export.ensure_portal(site.portal, [])
     costs = []
@@ -229,16 +267,17 @@ def test_a_running_portal_is_looked_at_with_one_small_call(site: Site) -> None:
 def test_secrets_are_on_no_command_line_and_in_no_file(site: Site) -> None:
     target = volume(site.folder, 1)
     site.export.ensure_portal(site.portal, [target])
-    site.export.ensure(site.portal, replace(target, iqn=f"{target.iqn}-2", chap_user="other"))
+    site.export.ensure(site.portal, replace(target, iqn=f"{target.iqn}-2", chap_user="a", target_user="b"))
     site.client.read(target, secret="not-the-secret-01")
     for place in [*Path("/proc").glob("[0-9]*/cmdline"), *Path("/proc").glob("[0-9]*/environ")]:
-        assert target.chap_secret.encode() not in _content(place)
+        assert not _holds_secret(place, target)
     files = [path for path in site.home.rglob("*") if path.is_file()]
     assert site.home / "tgtd.log" in files
     for path in files:
-        assert target.chap_secret.encode() not in _content(path), path
+        assert not _holds_secret(path, target), path
     assert site.home.stat().st_mode & 0o077 == 0
     assert target.chap_secret not in repr(target)
+    assert target.target_secret not in repr(target)
 
 
 def test_a_taken_port_is_named_and_nothing_is_left(site: Site) -> None:
@@ -395,8 +434,9 @@ def _open_files(pid: int) -> set[str]:
     return {str(entry.readlink()) for entry in Path(f"/proc/{pid}/fd").iterdir()}
 
 
-def _content(path: Path) -> bytes:
+def _holds_secret(path: Path, target: Target) -> bool:
     try:
-        return path.read_bytes()
+        content = path.read_bytes()
     except OSError:  # a process that has ended meanwhile
-        return b""
+        return False
+    return any(secret.encode() in content for secret in (target.chap_secret, target.target_secret))

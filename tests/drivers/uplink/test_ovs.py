@@ -8,6 +8,7 @@ import pytest
 
 from bmi import process
 from bmi.drivers import netns
+from bmi.drivers.switch import PortConfig
 from bmi.drivers.switch import ovs as switch_ovs
 from bmi.drivers.uplink import Foot, ovs
 from bmi.drivers.uplink.ovs import OvsUplink
@@ -48,10 +49,10 @@ def test_a_foot_reaches_the_nodes_of_its_network_only(yard: SwitchYard, uplink: 
     uplink.ensure(RED)
     uplink.ensure(BLUE)
     assert not reaches(RED.netns, "10.96.1.2")
-    switch.set_access("node", RED.vlan)
+    switch.apply({"node": PortConfig(RED.vlan)})
     assert reaches(RED.netns, "10.96.1.2")
     assert not reaches(BLUE.netns, "10.96.1.2")
-    switch.set_access("node", BLUE.vlan)
+    switch.apply({"node": PortConfig(BLUE.vlan)})
     netns.ip(node, "neighbour", "flush", "dev", "e0")
     assert not reaches(RED.netns, "10.96.1.2")
     assert reaches(BLUE.netns, "10.96.1.2")

@@ -2,12 +2,12 @@
 
 from fastapi import APIRouter, Response
 
-from bmi.api.bodies import CreateSnapshot, Power, Provision, RegisterNode, Release, RollBack
+from bmi.api.bodies import CreateSnapshot, LabelNode, Power, Provision, RegisterNode, Release, RollBack
 from bmi.api.deps import ActorDep, BoundsDep, CoreDep, IdempotencyKey, accepted
 from bmi.api.models import EventShown, NodeShown, OperationShown, Page
 from bmi.api.problems import documented
 from bmi.errors import InvalidInputError
-from bmi.service import nodes, snapshots, volumes
+from bmi.service import allocation, nodes, snapshots, volumes
 
 router = APIRouter(prefix="/nodes", tags=["nodes"])
 
@@ -40,6 +40,8 @@ def register_node(
         bmc_verify_tls=body.bmc_verify_tls,
         switch=body.switch,
         port=body.port,
+        labels=tuple(body.labels),
+        nics=tuple(nodes.NicSaid(nic.name, nic.mac, nic.switch, nic.port) for nic in body.nics),
     )
     return OperationShown.of(actor, accepted(response, nodes.register_node(core, actor, said, key=key)))
 
@@ -61,10 +63,32 @@ def delete_node(
     return OperationShown.of(actor, accepted(response, nodes.delete_node(core, actor, name, key=key)))
 
 
+@router.patch(
+    "/{name}/labels",
+    summary="Change what a node can be asked for by",
+    responses=documented(401, 403, 404, 422),
+)
+def label_node(core: CoreDep, actor: ActorDep, name: str, body: LabelNode) -> NodeShown:
+    allocation.label_node(core, actor, name, add=body.add, remove=body.remove)
+    return NodeShown.of(actor, nodes.get_node(core, actor, name))
+
+
+@router.post(
+    "/{name}/free",
+    status_code=202,
+    summary="Give a node without a volume back to the pool",
+    responses=documented(401, 403, 404, 409),
+)
+def free_node(
+    core: CoreDep, actor: ActorDep, name: str, response: Response, key: IdempotencyKey = None
+) -> OperationShown:
+    return OperationShown.of(actor, accepted(response, allocation.free_node(core, actor, name, key=key)))
+
+
 @router.post(
     "/{name}/provision",
     status_code=202,
-    summary="Boot a free node from a fresh clone of an image or a snapshot, or from a detached volume",
+    summary="Boot a node of the project from a fresh clone of an image or a snapshot, or from a detached volume",
     responses=documented(401, 403, 404, 409, 422),
 )
 def provision_node(
@@ -92,7 +116,7 @@ def provision_node(
 @router.post(
     "/{name}/release",
     status_code=202,
-    summary="Take a node back: off, its port closed, its volume gone or detached",
+    summary="Empty a node: off, its port closed, its volume gone or detached; the project keeps it",
     responses=documented(401, 403, 404, 409, 422),
 )
 def release_node(

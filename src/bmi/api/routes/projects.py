@@ -27,7 +27,9 @@ def list_projects(core: CoreDep, actor: ActorDep, bounds: BoundsDep) -> Page[Pro
 def create_project(
     core: CoreDep, actor: ActorDep, body: CreateProject, response: Response, key: IdempotencyKey = None
 ) -> OperationShown:
-    view = projects.create_project(core, actor, body.name, vlan=body.vlan, address=body.address, key=key)
+    view = projects.create_project(
+        core, actor, body.name, vlan=body.vlan, address=body.address, claims_as=body.claims_as, key=key
+    )
     return OperationShown.of(actor, accepted(response, view))
 
 

@@ -4,7 +4,8 @@ from fastapi import APIRouter
 
 from bmi import __version__
 from bmi.api.deps import ActorDep, CoreDep
-from bmi.api.models import Health, Whoami
+from bmi.api.models import Health
+from bmi.api.people_models import Whoami
 from bmi.api.problems import documented
 from bmi.service import access
 

@@ -4,18 +4,22 @@ from fastapi import APIRouter
 
 from bmi.api.bodies import CreateToken
 from bmi.api.deps import ActorDep, BoundsDep, CoreDep
-from bmi.api.models import NewTokenShown, Page, TokenShown
+from bmi.api.models import Page
+from bmi.api.people_models import NewTokenShown, TokenShown
 from bmi.api.problems import documented
 from bmi.service import access
-from bmi.service.access import TokenView
 
 router = APIRouter(prefix="/tokens", tags=["tokens"])
 
 
-@router.get("", summary="The tokens, by name, without their secrets", responses=documented(401, 403, 422))
+@router.get(
+    "",
+    summary="The caller's own tokens, or all for an administrator, without their secrets",
+    responses=documented(401, 422),
+)
 def list_tokens(core: CoreDep, actor: ActorDep, bounds: BoundsDep) -> Page[TokenShown]:
     found = access.list_tokens(core, actor, after=bounds.after, limit=bounds.fetch)
-    return Page[TokenShown].of(bounds, found, lambda view: view.token.name, TokenShown.of)
+    return Page[TokenShown].of(bounds, found, lambda view: view.token.id, TokenShown.of)
 
 
 @router.post(
@@ -25,11 +29,23 @@ def list_tokens(core: CoreDep, actor: ActorDep, bounds: BoundsDep) -> Page[Token
     responses=documented(401, 403, 404, 409, 422),
 )
 def create_token(core: CoreDep, actor: ActorDep, body: CreateToken) -> NewTokenShown:
-    new = access.create_token(core, actor, body.name, project=body.project, lifetime_s=body.lifetime_s)
-    shown = TokenShown.of(TokenView(new.token, body.project))
-    return NewTokenShown(**dict(shown), secret=new.secret)
+    new = access.create_token(
+        core,
+        actor,
+        body.name,
+        project=body.project,
+        role=body.role,
+        lifetime_s=body.lifetime_s,
+        own=body.own,
+    )
+    return NewTokenShown.of_new(new, access.view_of(core, new.token))
 
 
-@router.delete("/{name}", status_code=204, summary="End a token at once", responses=documented(401, 403, 404))
+@router.delete(
+    "/{name}",
+    status_code=204,
+    summary="End a token at once, by its name or its id",
+    responses=documented(401, 404),
+)
 def revoke_token(core: CoreDep, actor: ActorDep, name: str) -> None:
     access.revoke_token(core, actor, name)

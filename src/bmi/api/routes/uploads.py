@@ -100,6 +100,8 @@ def create_upload(
     _check_version(version)
     if name is not None:
         image_sources.check_import(core, actor, name, Told(project=project), size_bytes=length)
+    # What is too large here is too large for any disk.
+    service.check_size(core, length)
     uploads.check_room(directory, length)
     upload = service.create_upload(core, actor, length, name=_filename(metadata), sha256=sha256)
     response.headers["Location"] = f"/v1/uploads/{upload.id}"

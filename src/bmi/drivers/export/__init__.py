@@ -27,7 +27,8 @@ def _nobody_to_fence() -> None:
 
 @dataclass(frozen=True)
 class Target:
-    """One exported volume: only `initiator` with this CHAP user and secret may log in.
+    """One exported volume: only `initiator` with this CHAP user and secret may log in. To an initiator that asks
+    for it, the exporter proves in turn, with `target_user` and `target_secret`, that it is no other.
 
     `fence` is called each time right before the exporter opens the volume, when it certainly has not opened
     it itself: it cuts off whoever else still has (an exporter that was killed).
@@ -38,7 +39,19 @@ class Target:
     initiator: str
     chap_user: str
     chap_secret: str = field(repr=False)
+    target_user: str
+    target_secret: str = field(repr=False)
     fence: Callable[[], None] = field(default=_nobody_to_fence, repr=False, compare=False)
+
+
+@dataclass(frozen=True)
+class Session:
+    """Somebody logged in to a target; `number` tells sessions of one portal apart."""
+
+    iqn: str
+    initiator: str
+    address: str
+    number: int
 
 
 class Export(Protocol):
@@ -66,8 +79,12 @@ class Export(Protocol):
         """The IQNs exported on the portal."""
         ...
 
-    def sessions(self, portal: Portal, iqn: str) -> Sequence[str]:
-        """The initiator names logged in to the target."""
+    def sessions(self, portal: Portal) -> Sequence[Session]:
+        """Everybody who is logged in; of those at one target, the newest first. Cheap while nobody comes."""
+        ...
+
+    def end_session(self, portal: Portal, session: Session) -> None:
+        """Cuts a session off. Its initiator may log in again, as far as the target lets it."""
         ...
 
     def bytes_served(self, portal: Portal) -> Mapping[str, int]:

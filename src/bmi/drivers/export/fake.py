@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from bmi.drivers.export import Portal, Target
+from bmi.drivers.export import Portal, Session, Target
 from bmi.drivers.faults import FakeWorld, Table
 from bmi.errors import DriverError
 
@@ -54,10 +54,22 @@ class FakeExport:
         self.world.call("list")
         return sorted(self.targets(portal))
 
-    def sessions(self, portal: Portal, iqn: str) -> Sequence[str]:
+    def sessions(self, portal: Portal) -> Sequence[Session]:
         self.world.call("sessions")
-        sessions: Sequence[str] = self.targets(portal).get(iqn, {}).get("sessions", [])
-        return sessions
+        return [
+            Session(iqn, row["initiator"], address, number)
+            for iqn, row in self.targets(portal).items()
+            for number, address in reversed(row.get("sessions", []))
+        ]
+
+    def end_session(self, portal: Portal, session: Session) -> None:
+        self.world.call("end_session")
+
+        def drop(portals: Table) -> None:
+            row = portals.get(portal.name, {}).get(session.iqn, {})
+            row["sessions"] = [one for one in row.get("sessions", []) if one[0] != session.number]
+
+        self.world.change(_PORTALS, drop)
 
     def bytes_served(self, portal: Portal) -> Mapping[str, int]:
         self.world.call("bytes_served")
@@ -68,16 +80,20 @@ class FakeExport:
         return f"A fake exporter in {self.world.root}."
 
     def targets(self, portal: Portal) -> Table:
-        """What is exported on the portal: `initiator`, `chap_user`, `backing`, `sessions`, `bytes`."""
+        """What is exported on the portal: `initiator`, `chap_user`, `backing`, `sessions` (number and address of
+        each), `bytes`.
+        """
         targets: Table = self.world.read(_PORTALS).get(portal.name, {})
         return targets
 
-    def log_in(self, portal: Portal, iqn: str, *, bytes_read: int = 0) -> None:
+    def log_in(self, portal: Portal, iqn: str, *, address: str = "", bytes_read: int = 0) -> None:
         """The target's initiator logs in and reads."""
 
         def put(portals: Table) -> None:
             row = portals[portal.name][iqn]
-            row |= {"sessions": [row["initiator"]], "bytes": row.get("bytes", 0) + bytes_read}
+            sessions = row.get("sessions", [])
+            number = 1 + max((number for number, _ in sessions), default=0)
+            row |= {"sessions": [*sessions, (number, address)], "bytes": row.get("bytes", 0) + bytes_read}
 
         self.world.change(_PORTALS, put)
 

@@ -5,16 +5,19 @@ import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from bmi import process
-from bmi.drivers.export import Portal, Target, tgt_targets
+from bmi.drivers.export import Portal, Session, Target, tgt_targets
 from bmi.drivers.export.tgt_daemon import TgtDaemon
-from bmi.drivers.export.tgt_protocol import Mode, NotRunningError, Op
+from bmi.drivers.export.tgt_protocol import NotRunningError
 from bmi.errors import DriverError, TimedOutError
 
 _LOCK_S = 60
+
+# By IQN and the ids of the sessions there.
+_Sessions = dict[tuple[str, frozenset[int]], list[Session]]
 
 
 class TgtExport:
@@ -25,6 +28,7 @@ class TgtExport:
         self._run_dir = run_dir
         self._timeout_s = timeout_s
         self._threads = threads
+        self._known_sessions: dict[str, tuple[int | None, _Sessions]] = {}
 
     def ensure_portal(self, portal: Portal, targets: Sequence[Target]) -> bool:
         """As the Protocol says. A target that cannot be exported (its file is gone) does not keep the
@@ -80,27 +84,43 @@ class TgtExport:
         except NotRunningError:
             return []
 
-    def sessions(self, portal: Portal, iqn: str) -> Sequence[str]:
+    def sessions(self, portal: Portal) -> Sequence[Session]:
+        """Only the targets to which somebody has come or gone since the last look are asked who it is."""
         daemon = self._daemon(portal)
+        pid, known = self._known_sessions.get(portal.name, (None, {}))
+        found: _Sessions = {}
+        if pid != (pid := daemon.pid()):
+            known = {}
         try:
-            tid = daemon.targets().get(iqn)
+            for iqn, (tid, numbers) in tgt_targets.logged_in(daemon).items():
+                found[iqn, numbers] = known.get((iqn, numbers)) or [
+                    Session(iqn, one.initiator, one.address, one.sid)
+                    for one in tgt_targets.connections(daemon, tid)
+                ]
         except NotRunningError:
-            return []
-        return [] if tid is None else [initiator for _, _, initiator in tgt_targets.connections(daemon, tid)]
+            found = {}
+        self._known_sessions[portal.name] = (pid, found)
+        return [session for sessions in found.values() for session in sessions]
+
+    def end_session(self, portal: Portal, session: Session) -> None:
+        daemon = self._daemon(portal)
+        with suppress(NotRunningError):
+            tid = daemon.targets().get(session.iqn, 0)
+            for connection in tgt_targets.connections(daemon, tid) if tid else ():
+                if (connection.sid, connection.address) == (session.number, session.address):
+                    tgt_targets.disconnect(daemon, tid, connection)
 
     def bytes_served(self, portal: Portal) -> Mapping[str, int]:
         daemon = self._daemon(portal)
         try:
             iqns = {tid: iqn for iqn, tid in daemon.targets().items()}
-            lines = daemon.call(Op.STATS, Mode.SYSTEM).splitlines()[1:]
+            rows = tgt_targets.statistics(daemon)
         except NotRunningError:
             return {}
         served = dict.fromkeys(iqns.values(), 0)
-        for line in lines:
-            # tgt lun sid rd_subm(bytes,cmds) rd_done(bytes,cmds) wr_subm(…) wr_done(…) errs
-            columns = [int(column) for column in line.split()]
-            if columns[0] in iqns:
-                served[iqns[columns[0]]] += columns[5]
+        for row in rows:
+            if row.tid in iqns:
+                served[iqns[row.tid]] += row.bytes_read
         return served
 
     def check(self) -> str:

@@ -104,20 +104,21 @@ class ManagementSocket:
         sid: int = 0,
         cid: int = 0,
         lun: int = 0,
+        outgoing: bool = False,
         tolerate: Collection[Code] = (),
     ) -> str:
         """One request; returns the text of the answer (empty for most).
 
         Raises RefusedError for any code but success and those in `tolerate`, NotRunningError when
         there is no tgtd, TimedOutError when it does not answer. `parameters` is in no error: it may
-        hold a secret.
+        hold a secret. `outgoing` is about an account with which the target proves itself.
         """
         what = f"{op.name.lower()} {mode.name.lower()}"
         payload = parameters.encode() + b"\0" if parameters else b""
         if len(payload) > _MAX_PARAMETERS:
             raise DriverError(f"The parameters to {what} are too long for tgtd.", retryable=False)
         length = _REQUEST.size + len(payload)
-        head = _REQUEST.pack(mode, op, _DRIVER, length, tid, sid, lun, cid, 0, 0, 0, 0, 0)
+        head = _REQUEST.pack(mode, op, _DRIVER, length, tid, sid, lun, cid, 0, 0, int(outgoing), 0, 0)
         try:
             code, text = self._exchange(head + payload)
         except TimeoutError as error:

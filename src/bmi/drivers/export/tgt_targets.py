@@ -5,7 +5,7 @@ import json
 import re
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
@@ -18,7 +18,9 @@ from bmi.drivers.export.tgt_protocol import Code, Mode, NotRunningError, Op, Ref
 from bmi.errors import DriverError, TimedOutError
 
 _LUN = 1  # tgt keeps LUN 0 for its controller
-_CONNECTION = re.compile(r"^Session: (\d+)\n\s+Connection: (\d+)\n\s+Initiator: (\S+)", re.MULTILINE)
+_CONNECTION = re.compile(
+    r"^Session: (\d+)\n\s+Connection: (\d+)\n\s+Initiator: (\S+)\n\s+IP Address: (\S+)$", re.MULTILINE
+)
 _IQN = re.compile(r"iqn\.[a-z0-9.:-]{1,219}")  # tgt takes no other characters; RFC 3720: at most 223
 
 # tgt's defaults (8192 and 65536) cut writes into small pieces and wait for permission to send the rest:
@@ -43,7 +45,8 @@ class _Record:
     """
 
     initiator: str
-    chap_user: str
+    chap_user: str = ""
+    target_user: str = ""
     digest: str = ""
 
 
@@ -105,29 +108,43 @@ def _put_up(daemon: TgtDaemon, target: Target) -> None:
     from everybody else's discovery.
     """
     _check_room(daemon, target)
-    record = _Record(target.initiator, target.chap_user)
-    _write_record(daemon, target.iqn, record)
+    record = _Record(target.initiator)
     try:
-        daemon.call(Op.NEW, Mode.ACCOUNT, f"user={target.chap_user},password={target.chap_secret}")
-    except RefusedError as error:
-        _forget(daemon, target.iqn)  # the account is another target's: it must not be taken down with ours
-        if error.reason is not Code.USER_EXISTS:
-            raise
-        raise DriverError(
-            f"The CHAP user {target.chap_user} belongs to another target of this portal.", retryable=False
-        ) from error
-    try:
+        record = _new_account(daemon, target.iqn, record, target.chap_secret, chap_user=target.chap_user)
+        record = _new_account(
+            daemon, target.iqn, record, target.target_secret, target_user=target.target_user
+        )
         tid = _new_target(daemon, target.iqn)
         for parameter in _TUNING:
             daemon.call(Op.UPDATE, Mode.TARGET, parameter, tid=tid)
         _new_disk(daemon, tid, target)
         daemon.call(Op.BIND, Mode.ACCOUNT, f"user={target.chap_user}", tid=tid)
+        daemon.call(Op.BIND, Mode.ACCOUNT, f"user={target.target_user}", tid=tid, outgoing=True)
         daemon.call(Op.BIND, Mode.TARGET, f"initiator-name={target.initiator}", tid=tid)
     except DriverError:
         with suppress(DriverError):
             _take_down(daemon, target.iqn, record)
         raise
     _write_record(daemon, target.iqn, _complete(target))
+
+
+def _new_account(daemon: TgtDaemon, iqn: str, record: _Record, secret: str, **user: str) -> _Record:
+    """Noted in the record before it is made, and no longer where it is another target's: that must not be taken
+    down with ours.
+    """
+    noted = replace(record, **user)
+    _write_record(daemon, iqn, noted)
+    [name] = user.values()
+    try:
+        daemon.call(Op.NEW, Mode.ACCOUNT, f"user={name},password={secret}")
+    except RefusedError as error:
+        _write_record(daemon, iqn, record)
+        if error.reason is not Code.USER_EXISTS:
+            raise
+        raise DriverError(
+            f"The CHAP user {name} belongs to another target of this portal.", retryable=False
+        ) from error
+    return noted
 
 
 def _new_target(daemon: TgtDaemon, iqn: str) -> int:
@@ -170,8 +187,9 @@ def _take_down(daemon: TgtDaemon, iqn: str, record: _Record | None) -> None:
             acl = f"initiator-name={record.initiator}"
             daemon.call(Op.UNBIND, Mode.TARGET, acl, tid=tid, tolerate=[Code.NO_ACL])
         _delete_when_quiet(daemon, tid, iqn)
-    if record is not None:
-        daemon.call(Op.DELETE, Mode.ACCOUNT, f"user={record.chap_user}", tolerate=[Code.NO_USER])
+    for user in (record.chap_user, record.target_user) if record else ():
+        if user:
+            daemon.call(Op.DELETE, Mode.ACCOUNT, f"user={user}", tolerate=[Code.NO_USER])
     _forget(daemon, iqn)
 
 
@@ -181,9 +199,8 @@ def _delete_when_quiet(daemon: TgtDaemon, tid: int, iqn: str) -> None:
     """
     deadline = time.monotonic() + _SETTLE_S
     while True:
-        for sid, cid, _ in connections(daemon, tid):
-            gone = [Code.NO_SESSION, Code.NO_CONNECTION]
-            daemon.call(Op.DELETE, Mode.CONNECTION, tid=tid, sid=sid, cid=cid, tolerate=gone)
+        for connection in connections(daemon, tid):
+            disconnect(daemon, tid, connection)
         try:
             daemon.call(Op.DELETE, Mode.TARGET, tid=tid)
             return
@@ -197,10 +214,54 @@ def _delete_when_quiet(daemon: TgtDaemon, tid: int, iqn: str) -> None:
         time.sleep(0.02)
 
 
-def connections(daemon: TgtDaemon, tid: int) -> Sequence[tuple[int, int, str]]:
-    """Session id, connection id and initiator name of everybody logged in."""
+@dataclass(frozen=True)
+class Connection:
+    """Of somebody logged in to a target: session and connection id, initiator name, and where it comes from."""
+
+    sid: int
+    cid: int
+    initiator: str
+    address: str
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """What one session has read of one disk."""
+
+    tid: int
+    sid: int
+    bytes_read: int
+
+
+def statistics(daemon: TgtDaemon) -> Sequence[Statistics]:
+    """Of all sessions that are open now: one call."""
+    lines = daemon.call(Op.STATS, Mode.SYSTEM).splitlines()[1:]
+    # tgt lun sid rd_subm(bytes,cmds) rd_done(bytes,cmds) wr_subm(…) wr_done(…) errs
+    rows = [[int(column) for column in line.split()] for line in lines]
+    return [Statistics(row[0], row[2], row[5]) for row in rows]
+
+
+def logged_in(daemon: TgtDaemon) -> Mapping[str, tuple[int, frozenset[int]]]:
+    """The target id and the ids of the sessions of each target that somebody is logged in to, by its IQN: at most
+    two calls. Session ids are not used again while a tgtd lives.
+    """
+    sids: dict[int, set[int]] = {}
+    for row in statistics(daemon):
+        sids.setdefault(row.tid, set()).add(row.sid)
+    iqns = daemon.targets() if sids else {}
+    return {iqn: (tid, frozenset(sids[tid])) for iqn, tid in iqns.items() if tid in sids}
+
+
+def connections(daemon: TgtDaemon, tid: int) -> Sequence[Connection]:
+    """Everybody logged in, the newest first: tgtd puts each before the others."""
     text = daemon.call(Op.SHOW, Mode.CONNECTION, tid=tid, tolerate=[Code.NO_TARGET])
-    return [(int(sid), int(cid), initiator) for sid, cid, initiator in _CONNECTION.findall(text)]
+    return [Connection(int(sid), int(cid), *who) for sid, cid, *who in _CONNECTION.findall(text)]
+
+
+def disconnect(daemon: TgtDaemon, tid: int, connection: Connection) -> None:
+    """Ends a connection, and the session that it was the only one of."""
+    gone = [Code.NO_TARGET, Code.NO_SESSION, Code.NO_CONNECTION]
+    daemon.call(Op.DELETE, Mode.CONNECTION, tid=tid, sid=connection.sid, cid=connection.cid, tolerate=gone)
 
 
 def _check_exportable(target: Target) -> None:
@@ -213,7 +274,7 @@ def _check_exportable(target: Target) -> None:
         if not _IQN.fullmatch(what):
             raise DriverError(f"{what!r} is not an iSCSI name that tgt can serve.", retryable=False)
     options = "".join(value for _, value in backing.options)
-    if "," in target.chap_user + backing.location + options or ";" in options:
+    if "," in target.chap_user + target.target_user + backing.location + options or ";" in options:
         raise DriverError(
             f"tgt takes no comma in a path or a CHAP user, and no semicolon in an option ({target.iqn}).",
             retryable=False,
@@ -240,8 +301,8 @@ def _check_room(daemon: TgtDaemon, target: Target) -> None:
 
 
 def _complete(target: Target) -> _Record:
-    secret = f"{target.backing.location}\n{target.chap_secret}"
-    return _Record(target.initiator, target.chap_user, _fingerprint(secret))
+    secrets = f"{target.backing.location}\n{target.chap_secret}\n{target.target_secret}"
+    return _Record(target.initiator, target.chap_user, target.target_user, _fingerprint(secrets))
 
 
 def _fingerprint(text: str) -> str:

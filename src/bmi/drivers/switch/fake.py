@@ -3,40 +3,51 @@
 from collections.abc import Mapping
 
 from bmi.drivers.faults import FakeWorld, Table
+from bmi.drivers.switch import PortConfig
 from bmi.errors import DriverError
 
 _PORTS = "ports"
 
 
 class FakeSwitch:
-    """Every port that was ever named exists; one that was never opened is closed."""
+    """Every port that was ever named exists; one that was never opened is closed.
+
+    A fault of `apply` is one of the whole session; of `apply <port>`, of that port.
+    """
 
     def __init__(self, world: FakeWorld) -> None:
         self.world = world
 
-    def set_access(self, port: str, vlan: int) -> None:
-        self.world.call("set_access")
-        if not 1 <= vlan <= 4094:
-            raise DriverError(f"There is no VLAN {vlan}.", retryable=False, remedy="Choose one of 1 to 4094.")
-        self._put(port, vlan)
+    def apply(self, ports: Mapping[str, PortConfig]) -> Mapping[str, PortConfig | DriverError]:
+        self.world.call("apply")
+        found: dict[str, PortConfig | DriverError] = {}
+        for port, config in ports.items():
+            try:
+                self.world.call(f"apply {port}")
+            except DriverError as error:
+                found[port] = error
+            else:
+                found[port] = config
 
-    def close(self, port: str) -> None:
-        self.world.call("close")
-        self._put(port, None)
+        def edit(table: Table) -> None:
+            for port, config in found.items():
+                if isinstance(config, PortConfig):
+                    table[port] = {"native": config.native, "tagged": sorted(config.tagged)}
 
-    def list(self) -> Mapping[str, int | None]:
+        self.world.change(_PORTS, edit)
+        return found
+
+    def list(self) -> Mapping[str, PortConfig | None]:
+        """A port that was put into the file as null is of the kind that BMI does not make."""
         self.world.call("list")
-        return self.world.read(_PORTS)
+        return {
+            port: state and PortConfig(state["native"], frozenset(state["tagged"]))
+            for port, state in self.world.read(_PORTS).items()
+        }
 
     def check(self) -> str:
         self.world.call("check")
         return f"A fake switch in {self.world.root}."
-
-    def _put(self, port: str, vlan: int | None) -> None:
-        def edit(ports: Table) -> None:
-            ports[port] = vlan
-
-        self.world.change(_PORTS, edit)
 
 
 def create(*, root: str = "") -> FakeSwitch:

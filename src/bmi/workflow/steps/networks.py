@@ -8,8 +8,11 @@ from bmi.domain.nouns import Json, Network, ObjectState
 from bmi.domain.operations import Operation
 from bmi.drivers.uplink import Foot
 from bmi.errors import BmiError, CancelledError
+from bmi.store import ports as port_rows
 from bmi.store import records
-from bmi.workflow.engine import Context, Outcome, StepType
+from bmi.workflow.engine import Context, Outcome, StepType, Wait
+from bmi.workflow.steps.nodes import until_settled
+from bmi.workflow.steps.volumes import unchanged
 from bmi.workflow.targets import exported_targets, portal_of
 
 
@@ -45,7 +48,41 @@ def close_portal(ctx: Context) -> Json:
     return {}
 
 
+# ---- NICs on networks -------------------------------------------------------------------------------
+
+
+def join_network(ctx: Context) -> Json | Wait:
+    """Waits until the node's ports are what its NICs should be on."""
+    with ctx.tools.database.read() as tx:
+        found = port_rows.of_node(tx, ctx.operation.subject_id)
+    return until_settled(ctx, found, "is not on its networks")
+
+
+def leave_network(ctx: Context) -> Json | Wait:
+    """Forgets that the NIC was on the network as soon as its port says that it is off."""
+    database, args = ctx.tools.database, ctx.operation.args
+    with database.write() as tx:
+        found = port_rows.of_node(tx, ctx.operation.subject_id)
+        if all(port.applied_revision == port.revision for port in found):
+            records.attachments.delete(tx, nic_id=args["nic_id"], network_id=args["network_id"], leaving=True)
+    return until_settled(ctx, found, "is not off the network")
+
+
+def leave_again(ctx: Context) -> Json | Wait:
+    """The undo of joining."""
+    database, args = ctx.tools.database, ctx.operation.args
+    joined = {"nic_id": args["nic_id"], "network_id": args["network_id"], "leaving": False}
+    with database.write() as tx:
+        if records.attachments.update(tx, **joined, values={"leaving": True}):
+            nic = records.nics.get(tx, args["nic_id"])
+            if nic.open:
+                port_rows.touch(tx, nic, database.now())
+    return leave_network(ctx)
+
+
 STEPS = (
+    StepType("join_network", join_network, leave_again),
+    StepType("leave_network", leave_network, why="a repair never opens a port"),
     StepType("attach_uplink", attach_uplink, detach_uplink),
     StepType("open_portal", open_portal, close_portal),
     StepType("close_portal", close_portal, why="what is closed stays closed"),
@@ -78,4 +115,6 @@ def _failed(tx: Connection, operation: Operation, _error: BmiError, _now: float)
 OUTCOMES = {
     "open-network": Outcome(_opened, _not_opened),
     "close-network": Outcome(_gone, _failed),
+    "attach-network": Outcome(unchanged, unchanged),
+    "detach-network": Outcome(unchanged, unchanged),
 }

@@ -69,6 +69,7 @@ def upgrade() -> None:  # noqa: PLR0915  # as many statements as the schema has 
         sa.Column("id", sa.String(length=32), nullable=False),
         sa.Column("name", sa.String(length=100), nullable=False),
         sa.Column("quota", sa.JSON(), nullable=False),
+        sa.Column("claims_as", sa.String(length=100), nullable=True),
         sa.Column("created_at", sa.Double(), nullable=False),
         sa.PrimaryKeyConstraint("id"),
     )
@@ -81,6 +82,8 @@ def upgrade() -> None:  # noqa: PLR0915  # as many statements as the schema has 
         sa.Column("name", sa.String(length=100), nullable=False),
         sa.Column("driver", sa.String(length=64), nullable=False),
         sa.Column("options", sa.JSON(), nullable=False),
+        sa.Column("keeper", sa.String(length=64), nullable=True),
+        sa.Column("kept_until", sa.Double(), nullable=True),
         sa.Column("created_at", sa.Double(), nullable=False),
         sa.PrimaryKeyConstraint("id"),
     )
@@ -133,7 +136,7 @@ def upgrade() -> None:  # noqa: PLR0915  # as many statements as the schema has 
         "networks",
         sa.Column("id", sa.String(length=32), nullable=False),
         sa.Column("name", sa.String(length=100), nullable=False),
-        sa.Column("project_id", sa.String(length=32), nullable=False),
+        sa.Column("project_id", sa.String(length=32), nullable=True),
         sa.Column("vlan", sa.Integer(), nullable=False),
         sa.Column("address", sa.String(length=32), nullable=False),
         sa.Column("netns", sa.String(length=64), nullable=False),
@@ -144,17 +147,43 @@ def upgrade() -> None:  # noqa: PLR0915  # as many statements as the schema has 
             ),
             nullable=False,
         ),
+        sa.Column("boot", sa.Boolean(), nullable=False),
+        sa.Column("public", sa.Boolean(), nullable=False),
         sa.Column("created_at", sa.Double(), nullable=False),
+        sa.CheckConstraint(
+            "NOT (boot AND (public OR project_id IS NULL))", name=op.f("ck_networks_boot_is_own")
+        ),
         sa.CheckConstraint("vlan BETWEEN 2 AND 4094", name=op.f("ck_networks_vlan_range")),
         sa.ForeignKeyConstraint(["project_id"], ["projects.id"]),
         sa.PrimaryKeyConstraint("id"),
     )
     with op.batch_alter_table("networks", schema=None) as batch_op:
-        batch_op.create_index("networks_address", ["address"], unique=True)
-        batch_op.create_index("networks_name", ["name"], unique=True)
-        batch_op.create_index("networks_netns", ["netns"], unique=True)
-        batch_op.create_index("networks_project", ["project_id"], unique=True)
+        for name, column in (("address", "address"), ("netns", "netns"), ("project", "project_id")):
+            batch_op.create_index(
+                f"networks_{name}",
+                [column],
+                unique=True,
+                sqlite_where=sa.text("boot"),
+                postgresql_where=sa.text("boot"),
+            )
+        batch_op.create_index("networks_name", ["project_id", "name"], unique=True)
+        batch_op.create_index(
+            "networks_name_site",
+            ["name"],
+            unique=True,
+            sqlite_where=sa.text("project_id IS NULL"),
+            postgresql_where=sa.text("project_id IS NULL"),
+        )
         batch_op.create_index("networks_vlan", ["vlan"], unique=True)
+
+    op.create_table(
+        "network_shares",
+        sa.Column("network_id", sa.String(length=32), nullable=False),
+        sa.Column("project_id", sa.String(length=32), nullable=False),
+        sa.ForeignKeyConstraint(["network_id"], ["networks.id"], ondelete="CASCADE"),
+        sa.ForeignKeyConstraint(["project_id"], ["projects.id"], ondelete="CASCADE"),
+        sa.PrimaryKeyConstraint("network_id", "project_id"),
+    )
 
     op.create_table(
         "nodes",
@@ -165,6 +194,7 @@ def upgrade() -> None:  # noqa: PLR0915  # as many statements as the schema has 
             sa.Enum(
                 "registered",
                 "free",
+                "allocated",
                 "provisioning",
                 "active",
                 "releasing",
@@ -181,6 +211,7 @@ def upgrade() -> None:  # noqa: PLR0915  # as many statements as the schema has 
         sa.Column("bmc_username", sa.Text(), nullable=False),
         sa.Column("bmc_password", sa.Text(), nullable=False),
         sa.Column("bmc_verify_tls", sa.Boolean(), nullable=False),
+        sa.Column("labels", sa.JSON(), nullable=False),
         sa.Column("problem", sa.JSON(), nullable=True),
         sa.Column("created_at", sa.Double(), nullable=False),
         sa.ForeignKeyConstraint(["project_id"], ["projects.id"]),
@@ -221,12 +252,87 @@ def upgrade() -> None:  # noqa: PLR0915  # as many statements as the schema has 
         sa.PrimaryKeyConstraint("operation_id", "seq"),
     )
     op.create_table(
+        "users",
+        sa.Column("id", sa.String(length=32), nullable=False),
+        sa.Column("name", sa.String(length=100), nullable=False),
+        sa.Column("admin", sa.Boolean(), nullable=False),
+        sa.Column("disabled", sa.Boolean(), nullable=False),
+        sa.Column("password_hash", sa.Text(), nullable=True),
+        sa.Column("issuer", sa.String(length=255), nullable=True),
+        sa.Column("subject", sa.String(length=255), nullable=True),
+        sa.Column("created_at", sa.Double(), nullable=False),
+        sa.CheckConstraint("(issuer IS NULL) = (subject IS NULL)", name=op.f("ck_users_subject_of_issuer")),
+        sa.PrimaryKeyConstraint("id"),
+    )
+    with op.batch_alter_table("users", schema=None) as batch_op:
+        batch_op.create_index("users_name", ["name"], unique=True)
+        batch_op.create_index("users_subject", ["issuer", "subject"], unique=True)
+
+    op.create_table(
+        "memberships",
+        sa.Column("user_id", sa.String(length=32), nullable=False),
+        sa.Column("project_id", sa.String(length=32), nullable=False),
+        sa.Column(
+            "role",
+            sa.Enum("admin", "member", "reader", name="role", native_enum=False, length=16),
+            nullable=False,
+        ),
+        sa.CheckConstraint("role <> 'admin'", name=op.f("ck_memberships_role_in_project")),
+        sa.ForeignKeyConstraint(["project_id"], ["projects.id"], ondelete="CASCADE"),
+        sa.ForeignKeyConstraint(["user_id"], ["users.id"], ondelete="CASCADE"),
+        sa.PrimaryKeyConstraint("user_id", "project_id"),
+    )
+    op.create_table(
+        "login_failures",
+        sa.Column("key", sa.String(length=64), nullable=False),
+        sa.Column("count", sa.Integer(), nullable=False),
+        sa.Column("since", sa.Double(), nullable=False),
+        sa.PrimaryKeyConstraint("key"),
+    )
+    op.create_table(
+        "oidc_logins",
+        sa.Column("id", sa.String(length=32), nullable=False),
+        sa.Column("state_hash", sa.String(length=64), nullable=False),
+        sa.Column("sealed", sa.Text(), nullable=False),
+        sa.Column("challenge", sa.String(length=64), nullable=False),
+        sa.Column("redirect", sa.Text(), nullable=False),
+        sa.Column("code_hash", sa.String(length=64), nullable=True),
+        sa.Column("user_id", sa.String(length=32), nullable=True),
+        sa.Column("expires_at", sa.Double(), nullable=False),
+        sa.ForeignKeyConstraint(["user_id"], ["users.id"], ondelete="CASCADE"),
+        sa.PrimaryKeyConstraint("id"),
+    )
+    with op.batch_alter_table("oidc_logins", schema=None) as batch_op:
+        batch_op.create_index("oidc_logins_code", ["code_hash"], unique=True)
+        batch_op.create_index("oidc_logins_state", ["state_hash"], unique=True)
+
+    op.create_table(
+        "audit",
+        sa.Column("id", sa.Integer(), autoincrement=True, nullable=False),
+        sa.Column("at", sa.Double(), nullable=False),
+        sa.Column("actor", sa.String(length=100), nullable=False),
+        sa.Column("user_id", sa.String(length=32), nullable=True),
+        sa.Column("token_id", sa.String(length=32), nullable=True),
+        sa.Column("address", sa.String(length=64), nullable=False),
+        sa.Column("action", sa.String(length=64), nullable=False),
+        sa.Column("object", sa.String(length=200), nullable=False),
+        sa.Column("project", sa.String(length=100), nullable=True),
+        sa.Column("status", sa.Integer(), nullable=False),
+        sa.Column("problem", sa.String(length=64), nullable=True),
+        sa.PrimaryKeyConstraint("id"),
+    )
+    _keep_audit_as_written()
+    op.create_table(
         "tokens",
         sa.Column("id", sa.String(length=32), nullable=False),
         sa.Column("name", sa.String(length=100), nullable=False),
+        sa.Column("user_id", sa.String(length=32), nullable=True),
+        sa.Column("session", sa.Boolean(), nullable=False),
         sa.Column("project_id", sa.String(length=32), nullable=True),
         sa.Column(
-            "role", sa.Enum("admin", "member", name="role", native_enum=False, length=16), nullable=False
+            "role",
+            sa.Enum("admin", "member", "reader", name="role", native_enum=False, length=16),
+            nullable=False,
         ),
         sa.Column("secret_hash", sa.String(length=64), nullable=False),
         sa.Column("created_at", sa.Double(), nullable=False),
@@ -235,10 +341,18 @@ def upgrade() -> None:  # noqa: PLR0915  # as many statements as the schema has 
             "(role = 'admin') = (project_id IS NULL)", name=op.f("ck_tokens_role_matches_project")
         ),
         sa.ForeignKeyConstraint(["project_id"], ["projects.id"], ondelete="CASCADE"),
+        sa.ForeignKeyConstraint(["user_id"], ["users.id"], ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("id"),
     )
     with op.batch_alter_table("tokens", schema=None) as batch_op:
-        batch_op.create_index("tokens_name", ["name"], unique=True)
+        batch_op.create_index(
+            "tokens_name",
+            ["name"],
+            unique=True,
+            sqlite_where=sa.text("user_id IS NULL"),
+            postgresql_where=sa.text("user_id IS NULL"),
+        )
+        batch_op.create_index("tokens_user_name", ["user_id", "name"], unique=True)
 
     op.create_table(
         "boot_sessions",
@@ -347,6 +461,7 @@ def upgrade() -> None:  # noqa: PLR0915  # as many statements as the schema has 
         sa.Column("nic_id", sa.String(length=32), nullable=False),
         sa.Column("network_id", sa.String(length=32), nullable=False),
         sa.Column("tagged", sa.Boolean(), nullable=False),
+        sa.Column("leaving", sa.Boolean(), nullable=False),
         sa.ForeignKeyConstraint(["network_id"], ["networks.id"]),
         sa.ForeignKeyConstraint(["nic_id"], ["nics.id"], ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("nic_id", "network_id"),
@@ -376,6 +491,13 @@ def upgrade() -> None:  # noqa: PLR0915  # as many statements as the schema has 
         sa.PrimaryKeyConstraint("id"),
     )
     with op.batch_alter_table("ports", schema=None) as batch_op:
+        batch_op.create_index(
+            "ports_due",
+            ["due_at"],
+            unique=False,
+            sqlite_where=sa.text("applied_revision < revision"),
+            postgresql_where=sa.text("applied_revision < revision"),
+        )
         batch_op.create_index("ports_name", ["switch_id", "name"], unique=True)
 
     op.create_table(
@@ -425,3 +547,26 @@ def upgrade() -> None:  # noqa: PLR0915  # as many statements as the schema has 
         batch_op.create_index("volumes_node", ["node_id"], unique=True)
 
     # ### end Alembic commands ###
+
+
+_KEPT = "The audit log is only ever added to."
+# A REPLACE deletes without asking a trigger, so that an insert over a row is refused as well.
+_SQLITE = tuple(
+    f"CREATE TRIGGER audit_{name} BEFORE {event} BEGIN SELECT RAISE(ABORT, '{_KEPT}'); END"
+    for name, event in (
+        ("update", "UPDATE ON audit"),
+        ("delete", "DELETE ON audit"),
+        ("replace", "INSERT ON audit WHEN EXISTS (SELECT 1 FROM audit WHERE id = NEW.id)"),
+    )
+)
+_POSTGRESQL = (
+    f"""CREATE FUNCTION audit_is_kept() RETURNS trigger LANGUAGE plpgsql
+        AS $$ BEGIN RAISE EXCEPTION '{_KEPT}'; END $$""",
+    """CREATE TRIGGER audit_change BEFORE UPDATE OR DELETE OR TRUNCATE ON audit
+        FOR EACH STATEMENT EXECUTE FUNCTION audit_is_kept()""",
+)
+
+
+def _keep_audit_as_written() -> None:
+    for statement in _POSTGRESQL if op.get_context().dialect.name == "postgresql" else _SQLITE:
+        op.execute(statement)

@@ -1,0 +1,14 @@
+"""Arista EOS."""
+
+from bmi.drivers.switch import industry
+from bmi.drivers.switch.ssh import Family, creates
+
+FAMILY = Family(
+    device_type="arista_eos",
+    show=("show running-config section interface",),
+    parse=lambda printed: industry.ports(printed[0]),
+    commands=industry.commands,
+    save="write memory",
+)
+
+create = creates(FAMILY)

@@ -1,0 +1,82 @@
+"""NVIDIA Cumulus Linux 5 with NVUE: one VLAN-aware bridge, one `nv config apply` for all changes at once.
+
+A port that is in no bridge reaches nothing; one in the bridge is on VLAN 1 untagged unless it is told otherwise.
+"""
+
+import json
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+
+from bmi.drivers.switch import CLOSED
+from bmi.drivers.switch.running_config import joined, names, numbers
+from bmi.drivers.switch.ssh import Change, Family, Seen, creates, in_shell, vlans_of
+
+_BRIDGE = "bridge domain br_default"
+_NODE_SIDE = {"swp", "bond"}
+
+
+def ports(printed: Sequence[str]) -> dict[str, Seen]:
+    """From the interfaces that there are, and the applied configuration as commands."""
+    interfaces, applied = printed
+    said: dict[str, list[str]] = defaultdict(list)
+    for ports_named, words in re.findall(r"^nv set interface (\S+) (.+?)\s*$", applied, re.MULTILINE):
+        for port in names(ports_named):
+            said[port].append(words)
+    return {
+        port: _seen(said[port])
+        for port, facts in json.loads(interfaces).items()
+        if (facts.get("type") or facts.get("link", {}).get("type")) in _NODE_SIDE
+    }
+
+
+def _seen(lines: list[str]) -> Seen:
+    up = "link state down" not in lines
+    if not any(line.startswith("bridge domain ") for line in lines):
+        return Seen(up=up, plain=not any(line.startswith(("ip address", "bond")) for line in lines))
+    access, untagged, tagged = None, "1", frozenset[int]()
+    for line in lines:
+        words = line.removeprefix(_BRIDGE).split()
+        match words:
+            case ["access", vlan]:
+                access = int(vlan)
+            case ["untagged", vlan]:
+                untagged = vlan
+            case ["vlan", listed] if listed != "all":
+                tagged |= numbers(listed)
+    if access is not None:
+        return Seen(access, up=up, plain=not tagged)
+    native = None if untagged == "none" else int(untagged)
+    return Seen(native, tagged - {native}, up=up, plain=bool(tagged))
+
+
+def commands(changes: Sequence[Change], _unused_vlan: int) -> list[str]:
+    vlans = vlans_of(changes)
+    said = ["nv config detach", *([f"nv set {_BRIDGE} vlan {joined(vlans)}"] if vlans else [])]
+    for change in changes:
+        config, port = change.config, f"interface {change.port}"
+        said += [f"nv unset {port} bridge domain"]
+        if config == CLOSED:
+            said += [f"nv set {port} link state down"]
+            continue
+        said += [f"nv set {port} link state up"]
+        if not config.tagged:
+            said += [f"nv set {port} {_BRIDGE} access {config.native}"]
+            continue
+        said += [
+            f"nv set {port} {_BRIDGE} untagged {config.native or 'none'}",
+            f"nv set {port} {_BRIDGE} vlan {joined(config.vlans)}",
+        ]
+    return [*said, "nv config apply -y"]
+
+
+FAMILY = Family(
+    device_type="linux",
+    show=("nv show interface -o json", "nv config show -o commands"),
+    parse=ports,
+    commands=commands,
+    run=in_shell,
+    save="nv config save",
+)
+
+create = creates(FAMILY)

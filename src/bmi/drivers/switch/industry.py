@@ -1,0 +1,76 @@
+"""What Cisco's IOS, NX-OS and Arista's EOS say in the same words: `switchport`, and what follows it.
+
+A closed port is shut down, and is a trunk that allows no VLAN: even if somebody turns it on, it reaches nothing.
+"""
+
+from collections.abc import Sequence
+
+from bmi.drivers.switch import CLOSED
+from bmi.drivers.switch.running_config import joined, numbers, stanzas
+from bmi.drivers.switch.ssh import Change, Seen, vlans_of
+
+_NOT_NODE_SIDE = ("vlan", "loopback", "mgmt", "management", "tunnel", "nve", "vxlan", "null", "bdi")
+_ALL = frozenset(range(1, 4095))
+
+
+def ports(config: str, *, default_mode: str = "access") -> dict[str, Seen]:
+    """From the `interface` stanzas of a running configuration, which leaves out what is the default."""
+    return {
+        name: _seen(lines, default_mode)
+        for name, lines in stanzas(config).items()
+        if not name.lower().startswith(_NOT_NODE_SIDE)
+    }
+
+
+def _seen(lines: list[str], default_mode: str) -> Seen:
+    up = "shutdown" not in lines
+    said = {"mode": default_mode, "access vlan": "1", "trunk native vlan": "1"}
+    allowed = _ALL
+    for line in lines:
+        words = line.removeprefix("switchport ")
+        if words.startswith("trunk allowed vlan add "):
+            allowed |= numbers(words.removeprefix("trunk allowed vlan add "))
+        elif words.startswith("trunk allowed vlan "):
+            listed = words.removeprefix("trunk allowed vlan ")
+            allowed = frozenset() if listed == "none" else numbers(listed) if listed[0].isdigit() else _ALL
+        for key in said:
+            if line.startswith("switchport ") and words.startswith(f"{key} "):
+                said[key] = words.removeprefix(f"{key} ")
+    if "no switchport" in lines:
+        return Seen(up=up, plain=False)
+    if said["mode"] == "access" and said["access vlan"].isdigit():
+        return Seen(int(said["access vlan"]), up=up)
+    if said["mode"] == "trunk" and said["trunk native vlan"].isdigit() and allowed != _ALL:
+        native = int(said["trunk native vlan"])
+        return Seen(native if native in allowed else None, allowed - {native}, up=up)
+    return Seen(up=up, plain=False)
+
+
+def commands(
+    changes: Sequence[Change], unused_vlan: int, *, before: tuple[str, ...] = (), after: tuple[str, ...] = ()
+) -> list[str]:
+    """Values first, then the mode that makes them count, then `no shutdown`. `before` and `after` the mode comes
+    what only some say.
+    """
+    said = [word for vlan in vlans_of(changes) for word in (f"vlan {vlan}", "exit")]
+    for change in changes:
+        config = change.config
+        is_access = config.native is not None and not config.tagged
+        access = f"switchport access vlan {config.native if is_access else unused_vlan}"
+        trunk = (
+            f"switchport trunk native vlan {unused_vlan if is_access else config.native or unused_vlan}",
+            f"switchport trunk allowed vlan {'none' if is_access else joined(config.vlans) or 'none'}",
+        )
+        said += [
+            f"interface {change.port}",
+            *(["shutdown"] if config == CLOSED or not change.was.plain else []),
+            *([] if change.was.plain else ["switchport"]),
+            *before,
+            *([access] if is_access else trunk),
+            f"switchport mode {'access' if is_access else 'trunk'}",
+            *after,
+            *(trunk if is_access else [access]),
+            *([] if config == CLOSED else ["no shutdown"]),
+            "exit",
+        ]
+    return said

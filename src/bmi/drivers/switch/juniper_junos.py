@@ -1,0 +1,88 @@
+"""Juniper Junos with Enhanced Layer 2 Software (EX2300 and later, QFX): one commit makes all changes at once."""
+
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+
+from netmiko.base_connection import BaseConnection
+
+from bmi.drivers.switch import CLOSED
+from bmi.drivers.switch.ssh import Change, Family, Seen, creates, vlans_of
+
+_PORT = re.compile(r"((?:ge|xe|et|mge)-\d+/\d+/\d+(?::\d+)?|ae\d+)\s+(?:up|down)\b")
+_SWITCHING = "unit 0 family ethernet-switching"
+
+
+def ports(printed: Sequence[str]) -> dict[str, Seen]:
+    """From the names that there are, and the configuration as commands."""
+    terse, interfaces, vlans = printed
+    ids = dict(re.findall(r"^set vlans (\S+) vlan-id (\d+)", vlans, re.MULTILINE))
+    said: dict[str, list[str]] = defaultdict(list)
+    for port, words in re.findall(r"^set interfaces (\S+) (.+?)\s*$", interfaces, re.MULTILINE):
+        said[port].append(words)
+    return {port: _seen(said[port], ids) for port in _PORT.findall(terse)}
+
+
+def _seen(lines: list[str], ids: dict[str, str]) -> Seen:
+    up = "disable" not in lines
+    switching = [line.removeprefix(_SWITCHING).strip() for line in lines if line.startswith(_SWITCHING)]
+    if not switching:
+        return Seen(up=up, plain=not any(" family " in line for line in lines))
+    members = [line.removeprefix("vlan members ") for line in switching if line.startswith("vlan members ")]
+    vlans = [ids.get(member, member) for member in members]
+    if not vlans or not all(vlan.isdigit() for vlan in vlans):  # the VLAN called default, `all`, ranges
+        return Seen(up=up, plain=False)
+    numbers = frozenset(map(int, vlans))
+    if "interface-mode trunk" not in switching:
+        return Seen(min(numbers), up=up, plain=len(numbers) == 1)
+    native = next((int(line.split()[1]) for line in lines if line.startswith("native-vlan-id ")), None)
+    return Seen(native, numbers - {native}, up=up, plain=native is None or native in numbers)
+
+
+def commands(changes: Sequence[Change], _unused_vlan: int) -> list[str]:
+    said = [f"set vlans bmi-{vlan} vlan-id {vlan}" for vlan in vlans_of(changes)]
+    for change in changes:
+        config = change.config
+        port = f"interfaces {change.port}"
+        said += [f"delete {port} {_SWITCHING}", f"delete {port} native-vlan-id"]
+        if config == CLOSED:
+            said += [f"set {port} disable"]
+            continue
+        said += [
+            f"delete {port} disable",
+            f"set {port} {_SWITCHING} interface-mode {'trunk' if config.tagged else 'access'}",
+            *(f"set {port} {_SWITCHING} vlan members bmi-{vlan}" for vlan in sorted(config.vlans)),
+            *([f"set {port} native-vlan-id {config.native}"] if config.tagged and config.native else []),
+        ]
+    return said
+
+
+def _commit(connection: BaseConnection, said: Sequence[str], timeout_s: float) -> str:
+    """In a candidate of our own, which is thrown away when it does not pass."""
+    connection.config_mode(config_command="configure private")
+    printed = connection.send_config_set(
+        said, exit_config_mode=False, enter_config_mode=False, read_timeout=timeout_s
+    )
+    try:
+        printed += connection.commit()
+    except ValueError as error:
+        printed += str(error)
+        connection.send_command("rollback 0", expect_string=r"#", read_timeout=timeout_s)
+    connection.exit_config_mode()
+    return printed
+
+
+FAMILY = Family(
+    device_type="juniper_junos",
+    show=(
+        "show interfaces terse",
+        "show configuration interfaces | display set",
+        "show configuration vlans | display set",
+    ),
+    parse=ports,
+    commands=commands,
+    run=_commit,
+    save=None,
+)
+
+create = creates(FAMILY)

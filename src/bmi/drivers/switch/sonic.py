@@ -1,0 +1,57 @@
+"""SONiC, by its own commands; the user needs `sudo` without a password."""
+
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+
+from bmi.drivers.switch import CLOSED
+from bmi.drivers.switch.ssh import Change, Family, Seen, creates, in_shell, vlans_of
+
+# Interface, lanes, speed …, operational and administrative state.
+_STATUS = re.compile(r"^\s*((?:Ethernet|PortChannel)\S+)\s.*?\s(?:up|down)\s+(up|down)\b", re.MULTILINE)
+_MEMBER = re.compile(r"^\s*Vlan\d+\s+(\d+)\s+(\S+)\s+(tagged|untagged)\s*$", re.MULTILINE)
+
+
+def ports(printed: Sequence[str]) -> dict[str, Seen]:
+    status, vlans = printed
+    tagged: dict[str, set[int]] = defaultdict(set)
+    native: dict[str, int] = {}
+    for vlan, port, how in _MEMBER.findall(vlans):
+        if how == "tagged":
+            tagged[port].add(int(vlan))
+        else:
+            native[port] = int(vlan)
+    return {
+        port: Seen(native.get(port), frozenset(tagged[port]), up=admin == "up")
+        for port, admin in _STATUS.findall(status)
+    }
+
+
+def commands(changes: Sequence[Change], _unused_vlan: int) -> list[str]:
+    said = [f"sudo config vlan add {vlan}" for vlan in vlans_of(changes)]
+    for change in changes:
+        port, was, config = change.port, change.was, change.config
+        if config == CLOSED:
+            said += [f"sudo config interface shutdown {port}"]
+        going = was.tagged - config.tagged
+        if was.native is not None and was.native != config.native:
+            going |= {was.native}
+        said += [f"sudo config vlan member del {vlan} {port}" for vlan in sorted(going)]
+        if config.native is not None and config.native != was.native:
+            said += [f"sudo config vlan member add -u {config.native} {port}"]
+        said += [f"sudo config vlan member add {vlan} {port}" for vlan in sorted(config.tagged - was.tagged)]
+        if config != CLOSED:
+            said += [f"sudo config interface startup {port}"]
+    return said
+
+
+FAMILY = Family(
+    device_type="linux",
+    show=("show interfaces status", "show vlan config"),
+    parse=ports,
+    commands=commands,
+    run=in_shell,
+    save="sudo config save -y",
+)
+
+create = creates(FAMILY)

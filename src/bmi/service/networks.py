@@ -1,0 +1,382 @@
+"""Networks that nodes attach to: a project's own, those of the site, and those that others share."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import ColumnElement, Connection, exists, or_, select
+
+from bmi.domain.addressing import free_vlan
+from bmi.domain.names import label
+from bmi.domain.nouns import BOOT_NIC, Actor, Attachment, Network, Nic, Node, ObjectState
+from bmi.domain.plans import ATTACH_NETWORK, DETACH_NETWORK, Plan
+from bmi.errors import ForbiddenError, InUseError, InvalidInputError, InvalidStateError, NotFoundError
+from bmi.service import quotas
+from bmi.service.core import (
+    Core,
+    OperationView,
+    enqueue,
+    names_of,
+    project_for,
+    project_names,
+    replayed,
+    require_admin,
+    visible_node,
+)
+from bmi.store import operations as journal
+from bmi.store import ports, records, schema
+from bmi.store.ids import new_id
+
+_NETWORKS, _SHARES, _ATTACHMENTS = schema.networks, schema.network_shares, schema.attachments
+
+
+@dataclass(frozen=True)
+class Member:
+    """A NIC that is on a network, and whose node it is of."""
+
+    node: str
+    nic: str
+    project_id: str | None
+    tagged: bool
+
+
+@dataclass(frozen=True)
+class NetworkView:
+    """A network with what the actor may know of it: the own nodes on it; to its owner, whom it is shared with."""
+
+    network: Network
+    project: str | None
+    shared_with: tuple[str, ...]
+    members: tuple[Member, ...]
+
+
+# ---- made and forgotten -----------------------------------------------------------------------------
+
+
+def create_network(
+    core: Core,
+    actor: Actor,
+    name: str,
+    *,
+    project: str | None = None,
+    vlan: int | None = None,
+    public: bool = False,
+) -> NetworkView:
+    """A network with the lowest free VLAN of the pool: the project's or, when an administrator names none, the
+    site's. Only an administrator chooses the VLAN, or makes it public.
+    """
+    label(name)
+    if public or vlan is not None:
+        require_admin(actor)
+    if vlan is not None and not 2 <= vlan <= 4094:
+        raise InvalidInputError("vlan", f"{vlan} is out of range.", remedy="Give a VLAN id from 2 to 4094.")
+    with core.write() as tx:
+        owner = None if actor.is_admin and project is None else project_for(tx, actor, project)
+        quotas.require(tx, owner.id if owner else None, quotas.Amount(networks=1))
+        used = {network.vlan for network in records.networks.list(tx)}
+        network = Network(
+            id=new_id(),
+            name=name,
+            project_id=owner.id if owner else None,
+            vlan=vlan or free_vlan(core.settings.networks.vlan_ids(), used),
+            address="",
+            netns="",
+            state=ObjectState.READY,
+            created_at=core.now(),
+            boot=False,
+            public=public,
+        )
+        records.networks.insert(tx, network)
+        return _views(tx, actor, [network])[0]
+
+
+def delete_network(core: Core, actor: Actor, name: str, *, project: str | None = None) -> None:
+    """Forgets a network that no NIC is on, for certain; its VLAN is free again."""
+    with core.database.write() as tx:
+        network = _own(tx, actor, name, project)
+        _refuse_if_used(tx, actor, network, _members(tx, [network.id])[network.id])
+        records.networks.delete(tx, id=network.id)
+
+
+def _refuse_if_used(tx: Connection, actor: Actor, network: Network, members: Iterable[Member]) -> None:
+    users = _told(tx, actor, members)
+    if users:
+        raise InUseError(
+            f"The network {network.name!r} is used by {', '.join(users)}.",
+            remedy="Detach them first: bmi network detach.",
+            users=users,
+        )
+
+
+def _told(tx: Connection, actor: Actor, members: Iterable[Member]) -> list[str]:
+    """Who uses a network: the own nodes by name, of other projects how many."""
+    found = list(members)
+    others = [one for one in found if not _knows(actor, one)]
+    projects = project_names(tx, {one.project_id for one in others})
+    own = [f"node {one.node} ({one.nic})" for one in found if _knows(actor, one)]
+    counts: dict[str, int] = defaultdict(int)
+    for one in others:
+        counts[projects[one.project_id]] += 1
+    return own + [f"{number} of project {project}" for project, number in sorted(counts.items())]
+
+
+def _knows(actor: Actor, member: Member) -> bool:
+    return actor.is_admin or member.project_id == actor.project_id
+
+
+# ---- shared -----------------------------------------------------------------------------------------
+
+
+def share_network(
+    core: Core, actor: Actor, name: str, other: str, *, shared: bool, project: str | None = None
+) -> NetworkView:
+    """Lets another project attach to a network, or no more; that is refused while its nodes are on it."""
+    with core.database.write() as tx:
+        network = _own(tx, actor, name, project)
+        partner = records.projects.find(tx, name=other)
+        if partner is None:
+            raise NotFoundError("project", other, remedy="Ask its members what it is called.")
+        if partner.id == network.project_id:
+            raise InvalidInputError("other", f"the network is {other}'s own.", remedy="Name another project.")
+        there = (_SHARES.c.network_id == network.id, _SHARES.c.project_id == partner.id)
+        if not shared:
+            using = [one for one in _members(tx, [network.id])[network.id] if one.project_id == partner.id]
+            _refuse_if_used(tx, actor, network, [] if network.public else using)
+            tx.execute(_SHARES.delete().where(*there))
+        elif tx.execute(select(_SHARES.c.network_id).where(*there)).first() is None:
+            tx.execute(_SHARES.insert().values(network_id=network.id, project_id=partner.id))
+        return _views(tx, actor, [network])[0]
+
+
+def publish_network(
+    core: Core, actor: Actor, name: str, *, public: bool, project: str | None = None
+) -> NetworkView:
+    """Lets every project attach to a network, or only those that it is shared with."""
+    require_admin(actor)
+    with core.database.write() as tx:
+        network = _own(tx, actor, name, project)
+        if not public:
+            may = {network.project_id, *_shared_with(tx, [network.id])[network.id]}
+            using = [one for one in _members(tx, [network.id])[network.id] if one.project_id not in may]
+            _refuse_if_used(tx, actor, network, using)
+        records.networks.update(tx, id=network.id, values={"public": public})
+        return _views(tx, actor, [records.networks.get(tx, network.id)])[0]
+
+
+# ---- attached ---------------------------------------------------------------------------------------
+
+
+def attach_network(
+    core: Core,
+    actor: Actor,
+    name: str,
+    node_name: str,
+    *,
+    nic: str = BOOT_NIC,
+    tagged: bool = False,
+    key: str | None = None,
+) -> OperationView:
+    """Puts a node's NIC on a network of its project, or one that its project may use. While the node is on its
+    networks its switch port follows; else it will when the node is provisioned.
+    """
+    with core.write() as tx:
+        earlier = replayed(tx, actor, key, ATTACH_NETWORK.kind, node_name)
+        if earlier:
+            return earlier
+        node, found = _nic(tx, actor, node_name, nic)
+        network = _usable(tx, node, name)
+        if found.name == BOOT_NIC and (network.boot or not tagged):
+            raise InvalidStateError(
+                f"The NIC {BOOT_NIC!r} is on the project's boot network, untagged, whenever the node has a volume.",
+                remedy="Attach other networks to it with --tagged, or to another NIC.",
+            )
+        leaving = records.attachments.find(tx, nic_id=found.id, network_id=network.id, leaving=True)
+        if leaving:
+            records.attachments.delete(tx, nic_id=found.id, network_id=network.id)
+        records.attachments.insert(tx, Attachment(found.id, network.id, tagged))
+        return _follow(core, tx, actor, ATTACH_NETWORK, node, found, network, key)
+
+
+def detach_network(
+    core: Core, actor: Actor, name: str, node_name: str, *, nic: str = BOOT_NIC, key: str | None = None
+) -> OperationView:
+    """Takes a node's NIC off a network. It counts as on it until its switch says that it is off."""
+    with core.write() as tx:
+        earlier = replayed(tx, actor, key, DETACH_NETWORK.kind, node_name)
+        if earlier:
+            return earlier
+        node, found = _nic(tx, actor, node_name, nic)
+        on_it = exists().where(_ATTACHMENTS.c.network_id == _NETWORKS.c.id, _ATTACHMENTS.c.nic_id == found.id)
+        network = records.networks.find(tx, on_it, name=name)
+        if network is None:
+            raise InvalidStateError(
+                f"The NIC {nic!r} of node {node_name!r} is not on a network {name!r}.",
+                remedy="`bmi network list` shows which nodes are on which.",
+            )
+        if network.boot and found.name == BOOT_NIC:
+            raise InvalidStateError(
+                f"The node {node_name!r} boots from the network {name!r}.",
+                remedy=f"bmi release {node_name} takes it off.",
+            )
+        leaving = {"leaving": True}
+        records.attachments.update(tx, nic_id=found.id, network_id=network.id, values=leaving)
+        return _follow(core, tx, actor, DETACH_NETWORK, node, found, network, key)
+
+
+def _nic(tx: Connection, actor: Actor, node_name: str, nic: str) -> tuple[Node, Nic]:
+    node = visible_node(tx, actor, node_name, lock=True)
+    journal.refuse_if_busy(tx, "node", node.id, node_name)
+    if node.project_id is None:
+        raise InvalidStateError(
+            f"The node {node_name!r} is {node.state}; nobody has it.",
+            remedy="Allocate it first: bmi node allocate",
+        )
+    found = records.nics.find(tx, node_id=node.id, name=nic)
+    if found is None:
+        names = ", ".join(one.name for one in records.nics.list(tx, node_id=node.id, order="name"))
+        raise InvalidInputError(
+            "nic", f"the node {node_name!r} has no NIC {nic!r}.", remedy=f"It has {names}."
+        )
+    return node, found
+
+
+def _usable(tx: Connection, node: Node, name: str) -> Network:
+    """The network that the node's project means by a name, locked: who deletes it at the same moment waits."""
+    network = _named(tx, sees_network(node.project_id), name, node.project_id)
+    locked = records.networks.find(tx, id=network.id, state=ObjectState.READY, lock=True)
+    if locked is None:
+        raise _no_such_network(name)
+    return locked
+
+
+def _follow(
+    core: Core,
+    tx: Connection,
+    actor: Actor,
+    plan: Plan,
+    node: Node,
+    nic: Nic,
+    network: Network,
+    key: str | None,
+) -> OperationView:
+    if nic.open:
+        ports.touch(tx, nic, core.now())
+    args = {"network": network.name, "network_id": network.id, "nic": nic.name, "nic_id": nic.id}
+    subject = ("node", node.id, node.name)
+    return enqueue(core, tx, actor, plan, subject, project_id=node.project_id, args=args, key=key)
+
+
+# ---- looking ----------------------------------------------------------------------------------------
+
+
+def get_network(core: Core, actor: Actor, name: str, *, project: str | None = None) -> NetworkView:
+    """One network that the actor may see."""
+    with core.database.read() as tx:
+        return _views(tx, actor, [_visible(tx, actor, name, project)])[0]
+
+
+def list_networks(core: Core, actor: Actor, *, after: str = "", limit: int = 100) -> list[NetworkView]:
+    """The networks that the actor may attach to, by id, beginning behind the id `after`."""
+    where = [] if actor.is_admin else [sees_network(actor.project_id)]
+    with core.database.read() as tx:
+        found = records.networks.list(tx, *where, _NETWORKS.c.id > after, order="id", limit=limit)
+        return _views(tx, actor, found)
+
+
+def sees_network(project_id: str | None) -> ColumnElement[bool]:
+    """Whether a project may attach to a network: it is its own, public, or shared with it."""
+    shared = exists().where(_SHARES.c.network_id == _NETWORKS.c.id, _SHARES.c.project_id == project_id)
+    return or_(_NETWORKS.c.project_id == project_id, _NETWORKS.c.public, shared)
+
+
+def _visible(tx: Connection, actor: Actor, name: str, project: str | None) -> Network:
+    """The network that the actor means: of an administrator's the project's, or the only one of this name."""
+    if actor.is_admin and project is None:
+        found = records.networks.list(tx, name=name)
+        of_site = [network for network in found if network.project_id is None]
+        if len(found) > 1 and not of_site:
+            raise InvalidInputError(
+                "project", f"several projects have a network {name!r}.", remedy="Say which: --project NAME."
+            )
+        if not found:
+            raise _no_such_network(name)
+        return (of_site or found)[0]
+    own = project_for(tx, actor, project).id
+    return _named(tx, sees_network(own), name, own)
+
+
+def _named(tx: Connection, seen: ColumnElement[bool], name: str, own: str | None) -> Network:
+    """Of those that are seen the own one, or the only one."""
+    found = records.networks.list(tx, seen, name=name)
+    owned = [network for network in found if network.project_id == own]
+    if len(found) > 1 and not owned:
+        raise InvalidInputError(
+            "name", f"several networks {name!r} are shared with your project.", remedy="Have one renamed."
+        )
+    if not found:
+        raise _no_such_network(name)
+    return (owned or found)[0]
+
+
+def _no_such_network(name: str) -> NotFoundError:
+    return NotFoundError("network", name, remedy="`bmi network list` shows those that you may use.")
+
+
+def _own(tx: Connection, actor: Actor, name: str, project: str | None) -> Network:
+    """A network that the actor may change, locked; the boot network is changed with its project only."""
+    network = _visible(tx, actor, name, project)
+    if not actor.is_admin and network.project_id != actor.project_id:
+        raise ForbiddenError(f"The network {name!r} is not your project's.", remedy="Ask its owner.")
+    if network.boot:
+        raise InvalidStateError(
+            f"The network {name!r} is what the project's nodes boot from: it is nobody else's, and goes with the "
+            "project.",
+            remedy="Make another one: bmi network create.",
+        )
+    locked = records.networks.find(tx, id=network.id, lock=True)
+    if locked is None:
+        raise _no_such_network(name)
+    return locked
+
+
+def _members(tx: Connection, ids: Sequence[str]) -> Mapping[str, list[Member]]:
+    nics, nodes = schema.nics, schema.nodes
+    rows = tx.execute(
+        select(
+            _ATTACHMENTS.c.network_id, nodes.c.name, nics.c.name, nodes.c.project_id, _ATTACHMENTS.c.tagged
+        )
+        .join(nics, nics.c.id == _ATTACHMENTS.c.nic_id)
+        .join(nodes, nodes.c.id == nics.c.node_id)
+        .where(_ATTACHMENTS.c.network_id.in_(ids))
+        .order_by(nodes.c.name, nics.c.name)
+    )
+    found: dict[str, list[Member]] = defaultdict(list)
+    for network_id, *member in rows:
+        found[network_id].append(Member(*member))
+    return found
+
+
+def _shared_with(tx: Connection, ids: Sequence[str]) -> Mapping[str, list[str]]:
+    found: dict[str, list[str]] = defaultdict(list)
+    query = select(_SHARES.c.network_id, _SHARES.c.project_id).where(_SHARES.c.network_id.in_(ids))
+    for network_id, project_id in tx.execute(query):
+        found[network_id].append(project_id)
+    return found
+
+
+def _views(tx: Connection, actor: Actor, networks: Sequence[Network]) -> list[NetworkView]:
+    ids = [network.id for network in networks]
+    members, shares = _members(tx, ids), _shared_with(tx, ids)
+    partners = {project_id for shared in shares.values() for project_id in shared}
+    names = names_of(tx, schema.projects, {network.project_id for network in networks} | partners)
+    return [
+        NetworkView(
+            network,
+            names.get(network.project_id),
+            tuple(sorted(names[partner] for partner in shares[network.id]))
+            if actor.is_admin or network.project_id == actor.project_id
+            else (),
+            tuple(one for one in members[network.id] if _knows(actor, one)),
+        )
+        for network in networks
+    ]

@@ -1,0 +1,145 @@
+"""Switches, ports and cables: who may, what is refused, and what follows."""
+
+import pytest
+
+from bmi.domain.nouns import Actor
+from bmi.domain.operations import OperationState
+from bmi.drivers.switch import CLOSED
+from bmi.errors import (
+    AlreadyExistsError,
+    BmiError,
+    ForbiddenError,
+    InUseError,
+    InvalidInputError,
+    InvalidStateError,
+    NotFoundError,
+)
+from bmi.service import nodes, switches
+from bmi.service.switches import Cable
+from tests.installation import SITE, Site
+
+MAC = "52:54:00:00:aa:01"
+
+
+@pytest.fixture
+def cabled(site: Site) -> Site:
+    """The nodes n1 and n2, not cabled yet, and two switches."""
+    with site.database.read() as tx:
+        from bmi.store import records
+
+        known = {switch.name for switch in records.switches.list(tx)}
+    for name in {"sw1", "sw2"} - known:
+        site.add_switch(name)
+    site.add_nodes("bare1", "bare2")
+    return site
+
+
+def ports(site: Site, switch: str = "sw2") -> dict[str, str | None]:
+    found = switches.list_ports(site.core, SITE, switch)
+    return {view.port.name: view.node and f"{view.node}/{view.nic}" for view in found}
+
+
+def test_ports_and_cables_are_taken_down_in_bulk_and_closed(cabled: Site) -> None:
+    said = [
+        Cable("sw2", "p1", "bare1"),
+        Cable("sw2", "p2", "bare2"),
+        Cable("sw2", "p3", "bare2", "data", MAC),
+        Cable("sw2", "p4"),
+    ]
+    for _ in range(2):
+        assert switches.cable(cabled.core, SITE, said) == 4
+        assert ports(cabled) == {"p1": "bare1/boot", "p2": "bare2/boot", "p3": "bare2/data", "p4": None}
+    with cabled.keeping():
+        _until_settled(cabled)
+    assert {cabled.switch.list()[port] for port in ("p1", "p2", "p3", "p4")} == {CLOSED}
+
+
+def _until_settled(site: Site) -> None:
+    import time
+
+    deadline = time.monotonic() + 20
+    while not all(
+        view.port.applied_revision == view.port.revision
+        for view in switches.list_ports(site.core, SITE, "sw2")
+    ):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_a_nic_moves_to_another_port_and_the_old_one_is_closed(cabled: Site) -> None:
+    switches.cable(cabled.core, SITE, [Cable("sw2", "p1", "bare1")])
+    switches.cable(cabled.core, SITE, [Cable("sw2", "p2", "bare1")])
+    assert ports(cabled) == {"p1": None, "p2": "bare1/boot"}
+    with cabled.keeping():
+        _until_settled(cabled)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error"),
+    [
+        (Cable("nowhere", "p1"), NotFoundError),
+        (Cable("sw2", " "), InvalidInputError),
+        (Cable("sw2", "p2", "nobody"), NotFoundError),
+        (Cable("sw2", "p2", "bare2", "data"), NotFoundError),
+        (Cable("sw2", "p2", "bare2", "data", "no-mac"), InvalidInputError),
+        (Cable("sw2", "p1", "bare2"), AlreadyExistsError),
+    ],
+    ids=str,
+)
+def test_one_wrong_line_and_nothing_is_taken_down(cabled: Site, wrong: Cable, error: type[BmiError]) -> None:
+    before = cabled.everything()
+    with pytest.raises(error, match="Cable 2") as caught:
+        switches.cable(cabled.core, SITE, [Cable("sw2", "p1", "bare1"), wrong])
+    assert caught.value.remedy
+    assert cabled.everything() == before
+
+
+def test_a_nic_in_use_is_not_moved(cabled: Site) -> None:
+    switches.cable(cabled.core, SITE, [Cable("sw2", "p1", "bare1")])
+    cabled.provision("bare1", "red")
+    with pytest.raises(InvalidStateError, match="on its networks"):
+        switches.cable(cabled.core, SITE, [Cable("sw2", "p2", "bare1")])
+    assert cabled.switch.list()["p1"] != CLOSED
+
+
+def test_a_switch_is_kept_while_nodes_are_cabled_to_it(cabled: Site) -> None:
+    switches.cable(cabled.core, SITE, [Cable("sw2", "p1", "bare1"), Cable("sw2", "p2")])
+    with pytest.raises(InUseError):
+        switches.remove_switch(cabled.core, SITE, "sw2")
+    switches.cable(cabled.core, SITE, [Cable("sw1", "elsewhere", "bare1")])
+    switches.remove_switch(cabled.core, SITE, "sw2")
+    with pytest.raises(NotFoundError):
+        switches.get_switch(cabled.core, SITE, "sw2")
+
+
+def test_a_check_tells_of_differences_and_a_repair_narrows(cabled: Site) -> None:
+    switches.cable(cabled.core, SITE, [Cable("sw2", "p1")])
+    with cabled.keeping():
+        _until_settled(cabled)
+    cabled.switch.world.change("ports", lambda table: table.update(p1={"native": 300, "tagged": []}))
+    asked = [switches.check_switch(cabled.core, SITE, "sw2")]
+    cabled.settle()
+    assert cabled.switch.list()["p1"] != CLOSED
+    asked.append(switches.check_switch(cabled.core, SITE, "sw2", repair=True))
+    cabled.settle()
+    assert cabled.switch.list()["p1"] == CLOSED
+    assert {cabled.operation(view.operation.id).state for view in asked} == {OperationState.SUCCEEDED}
+
+
+def test_switches_are_the_administrators(cabled: Site) -> None:
+    member: Actor = cabled.actor("curious", "red")
+    for ask in (
+        lambda: switches.get_switch(cabled.core, member, "sw2"),
+        lambda: switches.list_ports(cabled.core, member, "sw2"),
+        lambda: switches.cable(cabled.core, member, []),
+        lambda: switches.check_switch(cabled.core, member, "sw2", repair=True),
+        lambda: switches.remove_switch(cabled.core, member, "sw2"),
+    ):
+        with pytest.raises(ForbiddenError):
+            ask()
+
+
+def test_a_node_whose_port_is_not_yet_closed_is_not_in_the_pool(cabled: Site) -> None:
+    switches.cable(cabled.core, SITE, [Cable("sw2", "p1", "bare1")])
+    with pytest.raises(BmiError, match="port"):
+        nodes.provision_node(cabled.core, SITE, "bare1", nodes.Order(image="debian-12", project="red"))
