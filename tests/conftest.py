@@ -14,7 +14,7 @@ __all__ = ["ceph_cluster"]
 
 _HERE = Path(__file__).parent
 # Thorough rather than quick, as a whole.
-_SLOW_FOLDERS = (_HERE / "bad_input",)
+_SLOW_FOLDERS = (_HERE / "bad_input", _HERE / "hil")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -30,7 +30,7 @@ def place(request: pytest.FixtureRequest) -> Iterator[Place]:
             yield Place("ceph", options, 4 << 20, others, CEPH_EFFECTS, sequences=10)
             return
         with mounted(Path(directory), request.param) as mount_point:
-            yield Place("local", {"path": str(mount_point / "bmi"), "size_gib": 1}, unit=4096)
+            yield Place("local", {"path": str(mount_point / "bmi"), "size_gib": 2}, unit=4096)
             unmount(mount_point / "bmi")
 
 

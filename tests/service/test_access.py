@@ -5,7 +5,13 @@ from pathlib import Path
 import pytest
 
 from bmi.domain.nouns import Role
-from bmi.errors import AlreadyExistsError, ForbiddenError, NotFoundError, UnauthenticatedError
+from bmi.errors import (
+    AlreadyExistsError,
+    ForbiddenError,
+    InvalidInputError,
+    NotFoundError,
+    UnauthenticatedError,
+)
 from bmi.service import access
 from bmi.store.database import Database
 from tests.installation import SITE, Site
@@ -28,6 +34,14 @@ def test_a_token_is_who_it_was_made_for(empty: Site) -> None:
         access.create_token(empty.core, SITE, "x", project="green")
     with pytest.raises(AlreadyExistsError):
         empty.token("m")
+
+
+@pytest.mark.parametrize("role", [Role.READER, Role.MEMBER])
+def test_a_role_without_a_project_is_no_administrator(empty: Site, role: Role) -> None:
+    with pytest.raises(InvalidInputError, match="role"):
+        access.create_token(empty.core, SITE, "watch", project=None, role=role)
+    with pytest.raises(NotFoundError):
+        access.create_token(empty.core, SITE, "watch", project="", role=role)
 
 
 def test_a_token_ends_when_it_should(empty: Site) -> None:

@@ -209,6 +209,13 @@ def test_two_shared_images_of_one_name_are_told_apart_by_nobody(site: Site, red:
     assert shown(site, blue, "os").id == own
 
 
+def test_a_shared_image_takes_nobody_the_public_one(site: Site, red: Actor, blue: Actor) -> None:
+    trojan = site.add_image("debian-12", "red")
+    images.share_image(site.core, red, "debian-12", "blue", shared=True)
+    assert shown(site, blue, "debian-12").id != trojan
+    assert shown(site, blue, "debian-12").public
+
+
 def test_who_may_make_an_image_public(site: Site, red: Actor, blue: Actor) -> None:
     site.add_image("os", "red")
     with pytest.raises(ForbiddenError):

@@ -171,6 +171,26 @@ def test_a_shared_network_is_used_but_not_changed(site: Site, red: Actor, blue: 
     refused(NotFoundError, "theirs", lambda: get_network(site.core, red, "theirs"))
 
 
+def test_a_shared_network_takes_nobody_the_public_one(site: Site, red: Actor, blue: Actor) -> None:
+    create_network(site.core, SITE, "data", public=True)
+    create_network(site.core, red, "data")
+    share_network(site.core, red, "data", "blue", shared=True)
+    assert get_network(site.core, blue, "data").network.public
+
+
+def test_an_administrator_who_names_a_project_changes_nothing_of_another(
+    site: Site, red: Actor, blue: Actor
+) -> None:
+    create_network(site.core, blue, "data")
+    share_network(site.core, blue, "data", "red", shared=True)
+    refused(
+        ForbiddenError,
+        "not your project's",
+        lambda: delete_network(site.core, SITE, "data", project="red"),
+        lambda: share_network(site.core, SITE, "data", "green", shared=True, project="red"),
+    )
+
+
 def test_a_public_network_is_everybodys(site: Site, red: Actor, blue: Actor) -> None:
     create_network(site.core, SITE, "storage", public=True)
     assert "storage" in seen(site, red) & seen(site, blue)

@@ -193,6 +193,17 @@ def test_a_lock_out_passes(people: Site) -> None:
     log_in(people)
 
 
+def test_an_address_that_is_locked_out_locks_out_nobody_else(people: Site) -> None:
+    settings = people.core.settings.login
+    for number in range(settings.address_failures):
+        with pytest.raises(UnauthenticatedError):
+            login.log_in(people.core, Attempt("198.51.100.9", f"name-{number}"), "wrong", project=None)
+    for _ in range(settings.user_failures + 1):
+        with pytest.raises(TooManyAttemptsError):
+            login.log_in(people.core, Attempt("198.51.100.9", "alice"), "wrong", project=None)
+    log_in(people)
+
+
 def test_an_address_that_tries_many_names_is_locked_out(people: Site) -> None:
     settings = people.core.settings.login.model_copy(update={"address_failures": 3})
     core = people.core.__class__(

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import time
 from urllib.parse import parse_qs
 
@@ -21,6 +22,8 @@ _REFUSED = {401, 403, 429}
 # Beyond that, refusals of one address in a minute are only counted: nobody fills the disk from outside.
 _REFUSALS_A_MINUTE = 120
 _MAX_PROBLEM_BYTES = 1 << 16
+# Whoever gives the token itself where its name is wanted, as to revoke it.
+_TOKEN = re.compile(r"bmi_[^_/]+_[^/]+")
 
 
 def address_of(scope: Scope) -> str:
@@ -136,11 +139,11 @@ def _body_of(said: list[bytes]) -> dict[str, object]:
 
 def _object_of(scope: Scope, body: dict[str, object]) -> str:
     """The path, and the name that a new thing is given in it. Of no other field is anything told."""
-    path = str(scope["path"]).removeprefix("/v1/")
+    path = _TOKEN.sub("bmi_…", str(scope["path"]).removeprefix("/v1/"))
     if scope["method"] != "POST" or scope.get("path_params"):
         return path
     name = _text(body.get("name")) or _query_of(scope, "name")
-    return f"{path}/{name}" if name else path
+    return _TOKEN.sub("bmi_…", f"{path}/{name}") if name else path
 
 
 def _query_of(scope: Scope, name: str) -> str:

@@ -83,9 +83,15 @@ def create_token(
     with core.write() as tx:
         if own or not actor.is_admin:
             return _create_own(core, tx, actor, name, project=project, role=role, lifetime_s=lifetime_s)
-        owner = records.projects.find(tx, name=project) if project else None
-        if project and owner is None:
+        owner = records.projects.find(tx, name=project) if project is not None else None
+        if project is not None and owner is None:
             raise _no_such_project(project)
+        if role is not None and owner is None:
+            raise InvalidInputError(
+                "role",
+                "a token without a project is an administrator's.",
+                remedy="Say for which project: --project NAME.",
+            )
         given = (role or Role.MEMBER) if owner else Role.ADMIN
         return issue(core, tx, name, owner.id if owner else None, given, lifetime_s=lifetime_s)
 
@@ -113,11 +119,17 @@ def _create_own(
     lasting_s = lifetime_s if lifetime_s is not None else min(longest_s, _DEFAULT_DAYS * _DAY_S)
     user = records.users.get(tx, actor.user_id)
     project_id = actor.project_id
-    if project:
+    if project is not None:
         found = records.projects.find(tx, name=project)
         if found is None or role_in(tx, user, found.id) is None:
             raise _no_such_project(project)
         project_id = found.id
+    elif role is not None and project_id is None:
+        raise InvalidInputError(
+            "role",
+            "a token without a project is an administrator's.",
+            remedy="Say for which project: --project NAME.",
+        )
     most = role_in(tx, user, project_id) or actor.role
     if role is not None and _ORDER.index(role) > _ORDER.index(most):
         raise ForbiddenError(f"You are no more than a {most} there.", remedy=f"Ask for a {most}'s token.")

@@ -29,14 +29,16 @@ class Attempt:
 
 
 @contextmanager
-def counted(core: Core, attempt: Attempt) -> Iterator[None]:
-    """Counts the attempt in the block, and takes that back when it ends well. Raises TooManyAttemptsError."""
+def counted(core: Core, attempt: Attempt, *, tries: int = 1) -> Iterator[None]:
+    """Counts the attempt in the block, and takes that back when it ends well, with what came before it of the
+    same login if it is the last of several `tries`. Raises TooManyAttemptsError.
+    """
     count(core, attempt)
     yield
     table = schema.login_failures
     with core.database.write() as tx:
         address, *name = attempt.hashes()
-        tx.execute(update(table).where(table.c.key == address).values(count=table.c.count - 1))
+        tx.execute(update(table).where(table.c.key == address).values(count=table.c.count - tries))
         tx.execute(delete(table).where(table.c.key.in_(name)))
     with core.database.write() as tx:
         tx.execute(delete(table).where(table.c.since < core.now() - core.settings.login.window_s - _DAY_S))
@@ -49,15 +51,17 @@ def count(core: Core, attempt: Attempt) -> None:
     settings = core.settings.login
     limits = (settings.address_failures, settings.user_failures)
     with core.database.write() as tx:
-        found = [_one_more(core, tx, key) for key in attempt.hashes()]
-    for (failures, since), limit in zip(found, limits, strict=False):
-        if failures > limit:
-            wait_s = max(1, int(since + settings.window_s - core.now()))
-            raise TooManyAttemptsError(
-                "Too many logins have failed.",
-                remedy=f"Try again in {wait_s} seconds, or ask an administrator.",
-                retry_after_s=wait_s,
-            )
+        # The address first, and a refusal undoes the count: who is locked out locks out nobody else, and fills
+        # no table.
+        for key, limit in zip(attempt.hashes(), limits, strict=False):
+            failures, since = _one_more(core, tx, key)
+            if failures > limit:
+                wait_s = max(1, int(since + settings.window_s - core.now()))
+                raise TooManyAttemptsError(
+                    "Too many logins have failed.",
+                    remedy=f"Try again in {wait_s} seconds, or ask an administrator.",
+                    retry_after_s=wait_s,
+                )
 
 
 def forgive(tx: Connection, name: str) -> None:

@@ -126,14 +126,18 @@ def sees_image(project_id: str | None, table: FromClause = schema.images) -> Col
 
 
 def visible_image(tx: Connection, project_id: str | None, name: str) -> Image:
-    """The image that `NAME` or `NAME@VERSION` means to a project: of its own ones, else of those that are
-    shared with it, else of the public ones; the newest ready version when none is named.
+    """The image that `NAME` or `NAME@VERSION` means to a project: of its own ones, else of the public ones, else
+    of those that are shared with it, since anybody may share one of any name; the newest ready version when
+    none is named.
     """
     wanted = image_reference(name)
     found = records.images.list(tx, sees_image(project_id), name=wanted.name)
-    sharing = {image.project_id for image in found if not image.public} - {project_id}
-    if any(image.project_id == project_id for image in found):
+    public = {image.project_id or "" for image in found if image.public}
+    sharing = {image.project_id for image in found}
+    if project_id in sharing:
         owner = project_id
+    elif public:
+        owner = min(public) or None  # the site's come before those of projects
     elif len(sharing) > 1:
         raise InvalidInputError(
             "image",
@@ -141,9 +145,7 @@ def visible_image(tx: Connection, project_id: str | None, name: str) -> Image:
             remedy="Ask one of them to call it differently, or an administrator for a copy.",
         )
     else:
-        # Of public ones the site's comes before those of projects.
-        public = sorted({image.project_id or "" for image in found})
-        owner = next(iter(sharing), (public[0] or None) if public else None)
+        owner = next(iter(sharing), None)
     return chosen_version([image for image in found if image.project_id == owner], wanted)
 
 

@@ -244,7 +244,8 @@ def _usable(tx: Connection, node: Node, name: str) -> Network:
     """The network that the node's project means by a name, locked: who deletes it at the same moment waits."""
     network = _named(tx, sees_network(node.project_id), name, node.project_id)
     locked = records.networks.find(tx, id=network.id, state=ObjectState.READY, lock=True)
-    if locked is None:
+    # Asked again now that nobody can take it back: a share may have ended before the lock was there.
+    if locked is None or records.networks.find(tx, sees_network(node.project_id), id=locked.id) is None:
         raise _no_such_network(name)
     return locked
 
@@ -306,9 +307,13 @@ def _visible(tx: Connection, actor: Actor, name: str, project: str | None) -> Ne
 
 
 def _named(tx: Connection, seen: ColumnElement[bool], name: str, own: str | None) -> Network:
-    """Of those that are seen the own one, or the only one."""
+    """Of those that are seen the own one, else the public one, else the only one: anybody may share one of any
+    name.
+    """
     found = records.networks.list(tx, seen, name=name)
-    owned = [network for network in found if network.project_id == own]
+    owned = [network for network in found if network.project_id == own] or [
+        network for network in found if network.public
+    ]
     if len(found) > 1 and not owned:
         raise InvalidInputError(
             "name", f"several networks {name!r} are shared with your project.", remedy="Have one renamed."
@@ -325,7 +330,8 @@ def _no_such_network(name: str) -> NotFoundError:
 def _own(tx: Connection, actor: Actor, name: str, project: str | None) -> Network:
     """A network that the actor may change, locked; the boot network is changed with its project only."""
     network = _visible(tx, actor, name, project)
-    if not actor.is_admin and network.project_id != actor.project_id:
+    meant = project_for(tx, actor, project).id if project or not actor.is_admin else network.project_id
+    if network.project_id != meant:
         raise ForbiddenError(f"The network {name!r} is not your project's.", remedy="Ask its owner.")
     if network.boot:
         raise InvalidStateError(

@@ -131,7 +131,8 @@ def redeem(
     core: Core, address: str, code: str, *, verifier: str, project: str | None
 ) -> tuple[User, NewToken]:
     """The session of whoever began the login, in `project` as for a password; once."""
-    with counted(core, Attempt(address)), core.write() as tx:
+    # With `begin`, two tries of one login.
+    with counted(core, Attempt(address), tries=2), core.write() as tx:
         begun = records.oidc_logins.find(
             tx, schema.oidc_logins.c.expires_at > core.now(), code_hash=hash_secret(code), lock=True
         )
