@@ -13,6 +13,7 @@ from pathlib import Path
 from bmi.errors import DriverError, TimedOutError
 from bmi.process import run
 
+_REMEDY = "`ceph -s` says what is wrong with the cluster."
 _BEGINNING = "open-"
 _END_TIMEOUT_S = 10
 
@@ -78,10 +79,9 @@ def _await(ready: Path, daemon: "subprocess.Popen[bytes]", said: Path, timeout_s
     while not ready.exists():
         if daemon.poll() is not None:
             reason = said.read_text(errors="replace").strip()[-500:]
-            raise DriverError(f"The image could not be shown as a file: {reason}.")
+            raise DriverError(f"The image could not be shown as a file: {reason}.", remedy=_REMEDY)
         if time.monotonic() > deadline:
             raise TimedOutError(
-                "The image could not be shown as a file: Ceph did not answer in time.",
-                remedy="`ceph -s` says what is wrong with the cluster.",
+                "The image could not be shown as a file: Ceph did not answer in time.", remedy=_REMEDY
             )
         time.sleep(0.005)
