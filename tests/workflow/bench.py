@@ -49,9 +49,9 @@ class Bench:
             self.did.append(name)
             return do(context)
 
-        def noted_undo(context: Context) -> None:
+        def noted_undo(context: Context) -> object:
             self.did.append(f"undo {name}")
-            undo(context)
+            return undo(context)
 
         self.steps[name] = StepType(
             name, noted_do, noted_undo, attempts=attempts, backoff_s=backoff_s, timeout_s=timeout_s

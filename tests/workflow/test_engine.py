@@ -394,6 +394,33 @@ def test_a_parked_operation_is_woken(bench: Bench) -> None:
     assert bench.did == ["waits", "waits"]
 
 
+def test_an_undo_that_waits_is_woken(bench: Bench) -> None:
+    news = threading.Event()
+    bench.step("fails", fails(9, retryable=False), undo=lambda _: None if news.is_set() else Wait(NEVER))
+    made = bench.ask(bench.plan("fails"))
+    with bench.working(bench.engine()):
+        until(lambda: bench.operation(made).wake_at == NEVER)
+        news.set()
+        bench.wake()
+        until(lambda: not bench.operation(made).is_live)
+    assert bench.did == ["fails", "undo fails", "undo fails"]
+
+
+@pytest.mark.parametrize("moment", ["undo-done", "undo-after"])
+def test_news_that_come_while_an_undo_decides_to_wait_are_not_missed(bench: Bench, moment: str) -> None:
+    news = threading.Event()
+
+    def hook(step: str, at: str) -> None:
+        if (step, at) == ("fails", moment) and not news.is_set():
+            news.set()
+            bench.wake()
+
+    bench.step("fails", fails(9, retryable=False), undo=lambda _: None if news.is_set() else Wait(NEVER))
+    bench.ask(bench.plan("fails"))
+    bench.run(hook=hook, lease_s=1000)
+    assert bench.did == ["fails", "undo fails", "undo fails"]
+
+
 def test_a_waiting_step_is_woken_while_another_one_runs(bench: Bench) -> None:
     news, seen = threading.Event(), threading.Event()
 

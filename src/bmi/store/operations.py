@@ -7,7 +7,7 @@ worker that was thought dead and wakes up again changes nothing (a fence).
 from collections.abc import Iterable
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, and_, bindparam, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Row, and_, bindparam, exists, insert, or_, select, update
 
 from bmi.domain.nouns import Actor, Event, Json
 from bmi.domain.operations import LIVE, Operation, OperationState, Step, StepState
@@ -212,13 +212,17 @@ def wake(tx: Connection, subject_id: str, now: float) -> None:
 
 
 def wake_operation(tx: Connection, operation_id: str, now: float) -> None:
-    """Makes a live operation be looked at now, waiting steps included. A running step that decides to
+    """Makes a live operation be looked at now, waiting steps and undos included. A running one that decides to
     wait finds its `due_at` changed, and so does not miss what happened meanwhile.
     """
     # The operation first, as everybody does: rows locked in one order make no circle.
     tx.execute(update(_OPS).where(_OPS.c.id == operation_id, _IS_LIVE).values(wake_at=now))
-    unfinished = _STEPS.c.state.in_([StepState.RUNNING, StepState.WAITING])
-    tx.execute(update(_STEPS).where(_STEPS.c.operation_id == operation_id, unfinished).values(due_at=now))
+    of_it = _STEPS.c.operation_id == operation_id
+    waits = _STEPS.c.state.in_([StepState.RUNNING, StepState.WAITING])
+    undoing = exists().where(_OPS.c.id == operation_id, _OPS.c.state == OperationState.UNDOING)
+    # An undo that has failed before is not waiting for news: it is tried again in its own time.
+    may_wait = and_(undoing, _STEPS.c.attempts == 0)
+    tx.execute(update(_STEPS).where(of_it, or_(waits, may_wait)).values(due_at=now))
 
 
 def add_event(

@@ -35,9 +35,7 @@ _TIMEOUT_S = 120
 
 @dataclass(frozen=True)
 class Wait:
-    """What a step returns that has nothing to do but wait: look again at `until`, or when woken. Its undo may
-    return it as well, and is looked at again at `until`.
-    """
+    """What a step, or its undo, returns that has nothing to do but wait: look again at `until`, or when woken."""
 
     until: float
 
@@ -432,11 +430,12 @@ class Engine:
         state = changes.get("state")
         if state in {StepState.DONE, StepState.FAILED}:
             changes["finished_at"] = self._db.now()
-        if state in {StepState.WAITING, StepState.PENDING, StepState.FAILED}:
+        undo_waits = changes.keys() == {"due_at"}
+        if undo_waits or state in {StepState.WAITING, StepState.PENDING, StepState.FAILED}:
             current = journal.get_step(tx, step.operation_id, step.seq)
-            if current.state is StepState.DONE:
+            if current.state is StepState.DONE and not undo_waits:
                 return  # another worker had it meanwhile, and did it
-            if state is StepState.WAITING and current.due_at != step.due_at:
+            if (undo_waits or state is StepState.WAITING) and current.due_at != step.due_at:
                 changes["due_at"] = self._db.now()  # woken while it was deciding to wait
         journal.change_step(tx, step.operation_id, step.seq, **changes)
 
