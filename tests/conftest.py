@@ -1,10 +1,13 @@
 """What all tests may ask for: a migrated database of either kind."""
 
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadFileScheduling, Scheduling
 
 from bmi.store.database import Database, connect, migrate
 from tests import postgresql
@@ -15,6 +18,31 @@ __all__ = ["ceph_cluster"]
 _HERE = Path(__file__).parent
 # Thorough rather than quick, as a whole.
 _SLOW_FOLDERS = (_HERE / "bad_input", _HERE / "hil")
+# Long files of parts that know nothing of each other: each kind of switch, each database.
+_DIVISIBLE = ("contract/test_switch.py", "workflow/test_kill.py")
+# What there is one of, and whose tests are therefore together: the cluster takes long to start, prepared
+# interfaces are the whole machine's, and so is a site with virtual machines.
+_TOGETHER = {
+    "ceph": re.compile(r"test_ceph|test_tgt_rbd|[\[-]ceph[\]-]"),
+    "existing": re.compile(r"test_existing|[\[-]existing[\]-]"),
+    "site": re.compile(r"system/test_(line|volumes)"),
+}
+
+
+class _Groups(LoadFileScheduling):  # type: ignore[misc]  # it has no types
+    """Gives a worker what belongs together: mostly a file."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        path, _, test = nodeid.partition("::")
+        together = next((name for name, of_it in _TOGETHER.items() if of_it.search(nodeid)), None)
+        if together is None and path.endswith(_DIVISIBLE):
+            return path + test.partition("[")[2].partition("-")[0]
+        return together or path
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Scheduling | None:
+    """`--dist loadfile` as this project needs it."""
+    return _Groups(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
