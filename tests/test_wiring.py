@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from bmi import wiring
@@ -96,6 +97,18 @@ def test_a_server_starts_ends_and_finds_its_data_again(config: Path) -> None:
         assert client.get_operation(made["id"])["state"] == "succeeded"
         assert stop(process, signal.SIGINT) == 0
     assert "Traceback" not in config.with_suffix(".log").read_text()
+
+
+@pytest.mark.parametrize(("proxy", "told"), [("false", "127.0.0.1"), ("true", "192.0.2.7")])
+def test_only_a_proxy_that_there_is_says_where_requests_come_from(
+    config: Path, monkeypatch: pytest.MonkeyPatch, proxy: str, told: str
+) -> None:
+    monkeypatch.setenv("BMI_SERVER__PROXY", proxy)
+    with server(config) as (_, client):
+        said = {"X-Forwarded-For": "192.0.2.7"}
+        url = f"http://127.0.0.1:{load(config).server.port}/v1/nodes"
+        assert httpx.get(url, headers=said, trust_env=False).status_code == 401
+        assert [entry["address"] for entry in client.list_audit(limit=1)] == [told]
 
 
 def hang(tools: Tools, part: str, call: str, seconds: float) -> None:

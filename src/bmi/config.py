@@ -36,6 +36,11 @@ class ServerSettings(_Section):
     run_dir: Path = Field(Path("/run/bmi"), description="Need not survive a reboot: tgtd's sockets and logs.")
     host: str = Field("127.0.0.1", description="Address the API listens on.")
     port: int = Field(7550, ge=1, le=65535, description="TCP port the API listens on.")
+    proxy: bool = Field(
+        False,
+        description="Whether a proxy on this machine passes all requests on: then its word (X-Forwarded-For) for where "
+        "they come from is taken, and so would be that of everybody else who can reach the port from here.",
+    )
 
 
 class LoginSettings(_Section):
@@ -45,7 +50,12 @@ class LoginSettings(_Section):
     )
     window_s: float = Field(900, gt=0, description="Seconds in which failed logins are counted.")
     user_failures: int = Field(
-        10, ge=1, description="Failed logins of one user in that time, after which none is tried."
+        10,
+        ge=1,
+        description="Failed logins of one user from one address in that time, after which none is tried.",
+    )
+    user_failures_anywhere: int = Field(
+        1000, ge=1, description="The same, of one user from all addresses: what many of them may guess."
     )
     address_failures: int = Field(100, ge=1, description="The same, of all who come from one address.")
 

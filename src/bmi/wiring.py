@@ -181,6 +181,7 @@ def serve(settings: Settings) -> None:
             log_config=None,
             access_log=False,
             server_header=False,
+            proxy_headers=settings.server.proxy,
             timeout_graceful_shutdown=_GRACE_S,
         )
     )

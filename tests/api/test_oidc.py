@@ -3,6 +3,7 @@
 import dataclasses
 import secrets
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Any, Self
 from urllib.parse import parse_qs, urlsplit
 
@@ -12,8 +13,9 @@ from fastapi import FastAPI
 
 from bmi.api.app import create_app
 from bmi.config import OidcSettings
-from bmi.domain.nouns import Role
-from bmi.service import users
+from bmi.domain.nouns import Role, User
+from bmi.errors import AlreadyExistsError
+from bmi.service import oidc, users
 from bmi.service.core import Core
 from bmi.service.oidc import challenge_of
 from tests.api.conftest import Caller
@@ -65,6 +67,15 @@ class Browser:
         return self.caller.post("/login/oidc", body)["url"], verifier
 
     def come_back(self, location: str) -> httpx.Response:
+        """What comes of it when the person says that it is their login."""
+        asked = self.look(location)
+        if asked.status_code != 200:
+            return asked
+        assert '<form method="post">' in asked.text
+        with httpx.Client(transport=self.transport) as http:
+            return http.post(location)
+
+    def look(self, location: str) -> httpx.Response:
         assert location.startswith(CALLBACK)
         with httpx.Client(transport=self.transport) as http:
             return http.get(location)
@@ -148,6 +159,21 @@ def test_a_way_back_that_nobody_began_is_refused(linked: Browser) -> None:
     assert "does+not+know" in linked.come_back(forged).headers["location"]
 
 
+def test_the_person_is_asked_whose_login_it_is(linked: Browser) -> None:
+    url, verifier = linked.begin()
+    back = let_in(url, "s-alice")
+    now = f"{datetime.now(UTC):%Y-%m-%d}"
+    for _ in range(2):  # looking gives nothing away, and ends nothing
+        page = linked.look(back)
+        assert (page.status_code, page.headers["content-type"]) == (200, "text/html; charset=utf-8")
+        assert "frame-ancestors 'none'" in page.headers["content-security-policy"]
+        assert "127.0.0.1" in page.text
+        assert now in page.text
+        assert challenge_of(verifier)[:6] in page.text
+    there = linked.come_back(back).headers["location"]
+    assert there.startswith(f"{LOOPBACK}?code=")
+
+
 def test_a_login_waits_for_minutes_only(linked: Browser) -> None:
     url, _ = linked.begin()
     back = let_in(url, "s-alice")
@@ -205,4 +231,33 @@ def test_the_audit_log_has_the_login(linked: Browser, admin: Caller) -> None:
     entries = admin.get("/audit", limit=6)["items"]
     known = [(entry["actor"], entry["action"], entry["status"]) for entry in entries]
     assert ("alice", "redeem_oidc_login", 201) in known
+    assert ("alice", "finish_oidc_login", 303) in known
     assert ("-", "finish_oidc_login", 403) in known
+
+
+def test_the_audit_log_has_what_the_groups_gave(grouped: Browser, admin: Caller) -> None:
+    url, _ = grouped.begin()
+    grouped.come_back(let_in(url, "s-olga"))
+    entry = admin.get("/audit", limit=1)["items"][0]
+    assert (entry["actor"], entry["action"]) == ("olga", "finish_oidc_login")
+    assert entry["detail"] == "rights=admin,nowhere:member,red:member,red:reader"
+    users.create_user(grouped.site.core, SITE, "alice")
+    url, _ = grouped.begin()
+    grouped.come_back(let_in(url, "s-alice"))
+    entry = admin.get("/audit", limit=1)["items"][0]
+    assert (entry["actor"], entry["status"], entry["problem"]) == ("-", 409, "conflict")
+
+
+def test_two_first_logins_of_a_person_at_once_are_one_persons(
+    grouped: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make = oidc._new_user
+    taken = iter([True])
+
+    def late(*said: Any) -> User:
+        if next(taken, False):
+            raise AlreadyExistsError("Another user is linked to this subject.")
+        return make(*said)
+
+    monkeypatch.setattr(oidc, "_new_user", late)
+    assert grouped.log_in("s-alice").json()["user"] == "alice"

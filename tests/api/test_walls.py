@@ -61,7 +61,7 @@ FOR_ADMINISTRATORS = {
     "publish_image",
     "publish_network",
     "set_quota",
-    *("get_user", "change_user", "set_password", "set_member", "remove_member"),
+    *("get_user", "change_user", "set_password", "unlock_user", "set_member", "remove_member"),
 }
 # What a member may do at all, on things that are not the project's own.
 OPEN_TO_MEMBERS = {

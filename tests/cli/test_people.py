@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -13,8 +14,10 @@ import pytest
 from click.testing import CliRunner
 
 from bmi.api.app import create_app
+from bmi.cli.login import _Loopback
 from bmi.cli.main import main
 from bmi.config import OidcSettings
+from bmi.errors import UnauthenticatedError
 from tests.cli.conftest import Shell
 from tests.installation import Site
 from tests.live import serving
@@ -89,7 +92,12 @@ def test_administrators_look_after_people(bmi: Shell, alice: Shell) -> None:
     assert bmi.json("user", "enable", "alice")["disabled"] is False
     assert bmi.json("user", "link", "alice", "--issuer", "https://idp", "--subject", "7")["subject"] == "7"
     assert bmi.json("user", "link", "alice", "--remove")["subject"] is None
-    bmi("user", "password", "alice", "--remove")
+    for _ in range(10):
+        typed(alice, "guess", "login", "--user", "alice", exits=5)
+    assert "bmi user unlock" in typed(alice, "guess", "login", "--user", "alice", exits=4)
+    bmi("user", "unlock", "alice")
+    typed(alice, PASSWORD, "login", "--user", "alice")
+    bmi("user", "password", "alice", "--remove", "--end-tokens")
     assert bmi.json("user", "show", "alice")["password"] is False
 
 
@@ -130,7 +138,10 @@ def test_a_browser_logs_the_command_line_in(site: Site, tmp_path: Path) -> None:
                 timer = threading.Timer(60, process.kill)
                 timer.start()
                 back = let_in(there, "s-1")
-                page = httpx.get(back, follow_redirects=True, trust_env=False)
+                asked = httpx.get(back, trust_env=False).text
+                word = process.stderr.readline() + process.stderr.readline()
+                assert word.split()[-1].rstrip(".") in asked
+                page = httpx.post(back, follow_redirects=True, trust_env=False)
                 assert page.text == "Go back to your terminal.\n"
                 out, _ = process.communicate()
                 timer.cancel()
@@ -140,3 +151,16 @@ def test_a_browser_logs_the_command_line_in(site: Site, tmp_path: Path) -> None:
             assert "Logged in as carol (project red, as member)" in out
             shell = Shell(url, "")
             assert shell.json("whoami")["user"] == "carol"
+
+
+@pytest.mark.parametrize(
+    ("brought", "told"),
+    [("problem=It+is+late.+Begin+again.", "It is late. Begin again."), ("state=x", "bmi login --oidc")],
+)
+def test_a_browser_that_brings_no_code_says_what_to_do(brought: str, told: str) -> None:
+    with _Loopback() as loopback, ThreadPoolExecutor() as pool:
+        coming = pool.submit(httpx.get, f"{loopback.url}?{brought}", trust_env=False)
+        with pytest.raises(UnauthenticatedError, match=told) as refused:
+            loopback.await_code()
+        assert coming.result().status_code == 200
+    assert told in str(refused.value)

@@ -1,5 +1,6 @@
 """Users, what they may do, and how they log in."""
 
+import dataclasses
 import threading
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
-from bmi.domain.nouns import Actor, Role
+from bmi.domain.nouns import Actor, Role, User
 from bmi.errors import (
     AlreadyExistsError,
     BmiError,
@@ -18,9 +19,11 @@ from bmi.errors import (
     NotFoundError,
     TooManyAttemptsError,
     UnauthenticatedError,
+    UnavailableError,
 )
 from bmi.service import access, audit, login, users
 from bmi.service.attempts import Attempt
+from bmi.store import records
 from bmi.store.database import Database
 from tests.installation import SITE, Site
 
@@ -169,17 +172,125 @@ def test_what_is_wrong_with_a_login_is_not_told(people: Site) -> None:
     assert len(told) == 1
 
 
-def test_too_many_failures_of_a_user_are_locked_out_everywhere(people: Site) -> None:
+def fail(site: Site, name: str, address: str, times: int = 1) -> None:
+    for _ in range(times):
+        with pytest.raises(UnauthenticatedError):
+            login.log_in(site.core, Attempt(address, name), "wrong", project=None)
+
+
+def locked_out(site: Site, name: str, address: str) -> TooManyAttemptsError:
+    """The refusal even of the right password."""
+    with pytest.raises(TooManyAttemptsError) as refused:
+        login.log_in(site.core, Attempt(address, name), PASSWORD, project="red")
+    assert 0 < refused.value.facts["retry_after_s"] <= site.core.settings.login.window_s
+    return refused.value
+
+
+def limited(site: Site, **limits: int) -> None:
+    """The site with other limits."""
+    settings = site.core.settings
+    changed = settings.model_copy(update={"login": settings.login.model_copy(update=limits)})
+    site.core = dataclasses.replace(site.core, settings=changed)
+
+
+def test_too_many_failures_of_a_user_lock_out_where_they_come_from_alone(people: Site) -> None:
     limit = people.core.settings.login.user_failures
     for name in ("alice", "nobody"):
-        for number in range(limit):
-            with pytest.raises(UnauthenticatedError):
-                login.log_in(people.core, Attempt(f"192.0.2.{number}", name), "wrong", project=None)
-        with pytest.raises(TooManyAttemptsError) as refused:
-            login.log_in(people.core, Attempt("198.51.100.1", name), PASSWORD, project="red")
-        assert 0 < refused.value.facts["retry_after_s"] <= people.core.settings.login.window_s
+        fail(people, name, "198.51.100.9", limit)
+        assert "bmi user unlock" in locked_out(people, name, "198.51.100.9").remedy
+    log_in(people)
+    locked_out(people, "alice", "198.51.100.9")
     users.set_password(people.core, SITE, "alice", PASSWORD + "!")
-    log_in(people, password=PASSWORD + "!")
+    login.log_in(people.core, Attempt("198.51.100.9", "alice"), PASSWORD + "!", project="red")
+
+
+def test_many_addresses_are_no_way_around_the_limit(people: Site) -> None:
+    limited(people, user_failures_anywhere=5)
+    for name in ("alice", "nobody"):
+        for number in range(5):
+            fail(people, name, f"192.0.2.{number}")
+        locked_out(people, name, "198.51.100.1")
+    # A host has more IPv6 addresses than anybody can count.
+    limited(people, address_failures=3)
+    for number in range(3):
+        fail(people, f"name-{number}", f"2001:db8::{number}")
+    refused = locked_out(people, "alice", "2001:db8::ffff")
+    assert "another address" in refused.remedy
+    assert "administrator" not in refused.remedy
+    fail(people, "bob", "2001:db8:0:1::1")
+
+
+def test_an_administrator_ends_a_lock_out_and_nothing_else(people: Site) -> None:
+    actor = log_in(people)
+    for address in (HERE, "198.51.100.9"):
+        fail(people, "alice", address, people.core.settings.login.user_failures)
+        locked_out(people, "alice", address)
+    with pytest.raises(ForbiddenError):
+        users.unlock_user(people.core, actor, "alice")
+    with pytest.raises(NotFoundError):
+        users.unlock_user(people.core, SITE, "nobody")
+    users.unlock_user(people.core, SITE, "alice")
+    login.log_in(people.core, Attempt("198.51.100.9", "alice"), PASSWORD, project="red")
+    log_in(people)
+    assert access.whoami(people.core, actor).user == "alice"
+
+
+def test_what_is_no_wrong_password_is_no_failure(people: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    limited(people, user_failures=1)
+    monkeypatch.setattr(users, "_turns", threading.BoundedSemaphore(1))
+    monkeypatch.setattr(users, "_TURN_TIMEOUT_S", 0)
+    with users.hashing():
+        for _ in range(3):
+            with pytest.raises(UnavailableError):
+                log_in(people)
+        with pytest.raises(UnavailableError):
+            users.hashed("alice", PASSWORD)
+    log_in(people)
+
+
+def test_who_is_logged_in_changes_their_password_while_others_try_it(people: Site) -> None:
+    actor = log_in(people)
+    fail(people, "alice", HERE, people.core.settings.login.user_failures)
+    locked_out(people, "alice", HERE)
+    for _ in range(people.core.settings.login.user_failures - 1):
+        with pytest.raises(ForbiddenError):
+            login.change_password(people.core, actor, HERE, "wrong", PASSWORD + "!")
+    login.change_password(people.core, actor, HERE, PASSWORD, PASSWORD + "!")
+    for _ in range(people.core.settings.login.user_failures):
+        with pytest.raises(ForbiddenError):
+            login.change_password(people.core, actor, HERE, "wrong", PASSWORD)
+    with pytest.raises(TooManyAttemptsError):
+        login.change_password(people.core, actor, HERE, PASSWORD + "!", PASSWORD)
+
+
+def test_without_a_password_there_is_none_to_change(people: Site) -> None:
+    actor = log_in(people)
+    with people.database.write() as tx:
+        records.users.update(tx, id=actor.user_id, values={"password_hash": None})
+    for _ in range(people.core.settings.login.user_failures + 1):
+        with pytest.raises(InvalidStateError, match="no password"):
+            login.change_password(people.core, actor, HERE, "", PASSWORD)
+
+
+def test_a_short_name_may_be_in_a_password(people: Site) -> None:
+    users.create_user(people.core, SITE, "bo", password="the boat on the river")
+    with pytest.raises(InvalidInputError):
+        users.create_user(people.core, SITE, "boat", password="the boat on the river")
+
+
+def test_a_password_that_is_taken_away_meanwhile_lets_nobody_in(
+    people: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = login._is_right
+
+    def slow(user: User | None, password: str) -> bool:
+        answer = right(user, password)
+        users.set_password(people.core, SITE, "alice", PASSWORD + "!")
+        return answer
+
+    monkeypatch.setattr(login, "_is_right", slow)
+    with pytest.raises(UnauthenticatedError):
+        log_in(people)
 
 
 def test_a_lock_out_passes(people: Site) -> None:
@@ -259,6 +370,54 @@ def test_a_new_password_ends_the_other_logins(people: Site) -> None:
         login.change_password(people.core, people.actor("service", "red"), HERE, "", PASSWORD)
 
 
+def test_an_administrator_ends_what_somebody_else_may_have_made(people: Site) -> None:
+    actor = log_in(people)
+    token = access.create_token(people.core, actor, "ci", project=None).secret
+    users.set_password(people.core, SITE, "alice", PASSWORD)
+    access.authenticate(people.core, token)
+    users.set_password(people.core, SITE, "alice", PASSWORD, end_tokens=True)
+    with pytest.raises(UnauthenticatedError):
+        access.authenticate(people.core, token)
+    service = people.token("service", "red")
+    users.change_user(people.core, SITE, "alice", link=("https://idp", "s"))
+    secret = login.log_in(people.core, Attempt(HERE, "alice"), PASSWORD, project="red").secret
+    users.change_user(people.core, SITE, "alice", link=("https://idp", "s"))
+    access.authenticate(people.core, secret)
+    users.change_user(people.core, SITE, "alice", link=("", ""))
+    with pytest.raises(UnauthenticatedError):
+        access.authenticate(people.core, secret)
+    access.authenticate(people.core, service)
+
+
+def test_a_token_that_is_no_login_has_itself_alone(people: Site) -> None:
+    alice = log_in(people)
+    leaked = access.authenticate(
+        people.core, access.create_token(people.core, alice, "ci", project=None, role=Role.READER).secret
+    )
+    other = access.create_token(people.core, alice, "other", project=None).token
+    service = people.actor("service", "red")
+    for actor, name in ((leaked, "ci"), (service, "service")):
+        assert [view.token.name for view in access.list_tokens(people.core, actor)] == [name]
+        for foreign in ("other", other.id):
+            with pytest.raises(NotFoundError):
+                access.revoke_token(people.core, actor, foreign)
+        access.revoke_token(people.core, actor, name)
+        assert access.list_tokens(people.core, actor) == []
+    assert {view.token.name for view in access.list_tokens(people.core, alice)} >= {"other"}
+
+
+def test_a_name_of_two_tokens_ends_neither(people: Site) -> None:
+    users.change_user(people.core, SITE, "alice", admin=True)
+    admin = log_in(people, project=None)
+    own = access.create_token(people.core, admin, "ci", project=None, own=True)
+    service = access.create_token(people.core, admin, "ci", project="red")
+    with pytest.raises(InvalidInputError, match="'ci'"):
+        access.revoke_token(people.core, admin, "ci")
+    access.revoke_token(people.core, admin, service.token.id)
+    access.authenticate(people.core, own.secret)
+    access.revoke_token(people.core, admin, "ci")
+
+
 def test_only_administrators_decide_about_people(people: Site) -> None:
     red = log_in(people)
     core = people.core
@@ -268,6 +427,7 @@ def test_only_administrators_decide_about_people(people: Site) -> None:
         lambda: users.get_user(core, red, "alice"),
         lambda: users.change_user(core, red, "alice", admin=True),
         lambda: users.set_password(core, red, "alice", PASSWORD),
+        lambda: users.unlock_user(core, red, "alice"),
         lambda: users.set_member(core, red, "blue", "alice", Role.MEMBER),
         lambda: users.remove_member(core, red, "red", "alice"),
         lambda: audit.list_entries(core, red, by=None, refused=False, before=1),

@@ -161,3 +161,22 @@ def test_secrets_rest_sealed(site: Site) -> None:
     rows = str(site.everything())
     assert chap_secret not in rows
     assert "bmc-pa55-word" not in rows
+
+
+def test_members_steer_nothing_that_administrators_ask_for(site: Site) -> None:
+    opened = projects.create_project(site.core, SITE, "green")
+    green = site.actor("green-token", "green")
+    assert operations.get_operation(site.core, green, opened.operation.id)
+    with pytest.raises(ForbiddenError, match="open-network"):
+        operations.cancel_operation(site.core, green, opened.operation.id)
+    site.settle()
+    site.fakes["export"].world.set_fault("remove_portal", error="It refuses.", retryable=False)
+    closed = projects.delete_project(site.core, SITE, "green")
+    site.settle()
+    with pytest.raises(ForbiddenError, match="close-network"):
+        operations.retry_operation(site.core, green, closed.operation.id)
+    site.fakes["export"].world.set_fault("remove_portal")
+    operations.retry_operation(site.core, SITE, closed.operation.id)
+    site.settle()
+    with pytest.raises(NotFoundError):
+        projects.get_project(site.core, SITE, "green")

@@ -367,3 +367,15 @@ def test_killed_while_it_sweeps(world: World) -> None:
     assert len(stored(world)) == 1 + len(LEFT) - 1
     look(world)
     assert stored(world) == {IMAGE}
+
+
+def test_tokens_that_have_ended_are_forgotten(world: World) -> None:
+    now = time.time()
+    with world.database.write() as tx:
+        for name, expires_at in (("ended", now - 1), ("lasting", now + HOUR_S), ("endless", None)):
+            records.tokens.insert(tx, rows.token(id=name, name=name, expires_at=expires_at))
+    look(world)
+    with world.database.read() as tx:
+        left = {token.name for token in records.tokens.list(tx)}
+    assert {"lasting", "endless"} <= left
+    assert "ended" not in left

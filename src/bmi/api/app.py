@@ -32,6 +32,7 @@ from bmi.api.routes import (
     users,
     volumes,
 )
+from bmi.api.turns import LoginTurns
 from bmi.service.core import Core
 
 _DESCRIPTION = (
@@ -54,6 +55,7 @@ def create_app(core: Core, *, uploads_dir: Path) -> FastAPI:
     )
     app.state.core = core
     app.state.uploads_dir = uploads_dir
+    app.state.login_turns = LoginTurns()
     app.state.intake = Intake(uploads_dir)
     v1 = APIRouter(prefix="/v1", dependencies=[Depends(permissions.permit)])
     nouns = (

@@ -101,6 +101,7 @@ class ChangeUser(_Body):
 
 class SetPassword(_Body):
     password: SecretStr | None = Field(None, max_length=1000, description="null: none any more.")
+    end_tokens: bool = Field(False, description="The user's own tokens as well as their logins.")
 
 
 class SetMember(_Body):

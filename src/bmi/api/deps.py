@@ -9,6 +9,7 @@ from fastapi import Depends, Header, Query, Request, Response
 
 from bmi.api.intake import Intake
 from bmi.api.permissions import permitted
+from bmi.api.turns import LoginTurns
 from bmi.domain.nouns import Actor
 from bmi.service.core import Core, OperationView
 
@@ -30,9 +31,15 @@ async def _intake(request: Request) -> Intake:
     return intake
 
 
+async def _login_turns(request: Request) -> LoginTurns:
+    turns: LoginTurns = request.app.state.login_turns
+    return turns
+
+
 CoreDep = Annotated[Core, Depends(_core)]
 UploadsDir = Annotated[Path, Depends(_uploads_dir)]
 IntakeDep = Annotated[Intake, Depends(_intake)]
+LoginTurnsDep = Annotated[LoginTurns, Depends(_login_turns)]
 
 
 # Who asks; a public route has nobody to ask for.

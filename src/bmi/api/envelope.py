@@ -48,7 +48,7 @@ class Envelope:
 
         try:
             incoming: Receive = receive_noting_the_end
-            if not _is_file(scope["method"], scope["path"]):
+            if not is_file(scope["method"], scope["path"]):
                 incoming = await _read_whole(incoming)
             await self._app(scope, incoming, send_with_headers)
         except ClientDisconnect:
@@ -60,7 +60,7 @@ class Envelope:
             await problems.response_of(problem)(scope, receive, send_with_headers)
 
 
-def _is_file(method: str, path: str) -> bool:
+def is_file(method: str, path: str) -> bool:
     """Whether the body is a file, or a piece of one, that goes to the disk as it comes."""
     whole = (method, path) == ("POST", "/v1/images")
     return whole or (method == "PATCH" and path.startswith(f"{_UPLOADS}/"))

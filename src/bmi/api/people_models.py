@@ -107,11 +107,14 @@ class AuditEntryShown(Shown):
     user_id: str | None
     token_id: str | None
     address: str = Field(description="Where the request came from.")
-    action: str = Field(description="The operation of /v1/openapi.json.")
+    action: str = Field(
+        description="The operation of /v1/openapi.json; `flood` where further refusals are not written down."
+    )
     object: str
     project: str | None
     status: int = Field(description="Of the answer.")
     problem: str | None = Field(description="The kind of refusal.")
+    detail: str | None = Field(description="What was asked for, as far as it is rights and numbers.")
 
     @classmethod
     def of(cls, entry: AuditEntry) -> Self:
@@ -127,4 +130,5 @@ class AuditEntryShown(Shown):
             project=entry.project,
             status=entry.status,
             problem=entry.problem,
+            detail=entry.detail,
         )

@@ -38,6 +38,7 @@ PERMISSIONS = {
     # logging in
     "log_in": PUBLIC,
     "begin_oidc_login": PUBLIC,
+    "confirm_oidc_login": PUBLIC,
     "finish_oidc_login": PUBLIC,
     "redeem_oidc_login": PUBLIC,
     "log_out": AUTHENTICATED,
@@ -52,6 +53,7 @@ PERMISSIONS = {
     "get_user": ADMIN,
     "change_user": ADMIN,
     "set_password": ADMIN,
+    "unlock_user": ADMIN,
     "list_members": READER,
     "set_member": ADMIN,
     "remove_member": ADMIN,

@@ -34,6 +34,7 @@ _MEANINGS = {
     413: "Too many bytes",
     429: "Too many logins have failed",
     422: "A value that cannot be accepted; `field` names it",
+    503: "Too much is asked at this moment",
     507: "Not enough room",
 }
 

@@ -31,5 +31,6 @@ def list_audit(session: Session, by: str | None, refused: bool, limit: int) -> N
             "PROJECT": lambda entry: entry["project"],
             "STATUS": lambda entry: entry["status"],
             "PROBLEM": lambda entry: entry["problem"],
+            "DETAIL": lambda entry: entry["detail"],
         },
     )

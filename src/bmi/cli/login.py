@@ -108,13 +108,15 @@ def _oidc(session: Session, project: str | None, *, with_browser: bool) -> "NewT
     verifier = secrets.token_urlsafe(32)
     digest = hashlib.sha256(verifier.encode()).digest()
     challenge = base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
+    word = f"Go on only where you are asked about the login {challenge[:6]}."
     if not with_browser:
-        click.echo(f"Open this address:\n\n{session.visitor.begin_oidc_login(challenge)}\n", err=True)
+        url = session.visitor.begin_oidc_login(challenge)
+        click.echo(f"Open this address:\n\n{url}\n\n{word}", err=True)
         code = str(click.prompt("Code", err=True))
     else:
         with _Loopback() as loopback:
             url = session.visitor.begin_oidc_login(challenge, redirect=loopback.url)
-            click.echo(f"Log in in your browser:\n\n{url}\n", err=True)
+            click.echo(f"Log in in your browser:\n\n{url}\n\n{word}", err=True)
             webbrowser.open(url)
             code = loopback.await_code()
     return session.visitor.redeem_oidc_login(code.strip(), verifier, project=project)
@@ -164,5 +166,10 @@ class _Loopback:
                 raise TimedOutError("Nobody has logged in.", remedy="Try again, perhaps with --no-browser.")
             self._server.handle_request()
         if "code" not in self._answer:
-            raise UnauthenticatedError(self._answer.get("problem", ["The login failed."])[0])
+            # What the server says has its remedy in it.
+            said = self._answer.get("problem")
+            raise UnauthenticatedError(
+                said[0] if said else "The login failed.",
+                remedy="" if said else "Try again: bmi login --oidc.",
+            )
         return self._answer["code"][0]

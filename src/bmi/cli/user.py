@@ -84,12 +84,24 @@ def admin(session: Session, name: str, state: str) -> None:
 @user.command()
 @click.argument("name")
 @click.option("--remove", is_flag=True, help="Leave the user without a password.")
+@click.option("--end-tokens", is_flag=True, help="End the tokens that they have made for themselves as well.")
 @output.json_option
 @pass_session
-def password(session: Session, name: str, remove: bool) -> None:
+def password(session: Session, name: str, remove: bool, end_tokens: bool) -> None:
     """Set a user's password: asked for, or read from standard input. Ends their logins and a lock-out."""
-    session.client.set_password(name, None if remove else ask_password("Password", confirm=True))
+    chosen = None if remove else ask_password("Password", confirm=True)
+    session.client.set_password(name, chosen, end_tokens=end_tokens)
     output.done(session, f"The password of {name} is {'removed' if remove else 'set'}.")
+
+
+@user.command()
+@click.argument("name")
+@output.json_option
+@pass_session
+def unlock(session: Session, name: str) -> None:
+    """Forgive a user's failed logins, so that they may try again now."""
+    session.client.unlock_user(name)
+    output.done(session, f"{name} may log in.")
 
 
 @user.command()
@@ -100,7 +112,7 @@ def password(session: Session, name: str, remove: bool) -> None:
 @output.json_option
 @pass_session
 def link(session: Session, name: str, issuer: str | None, subject: str | None, remove: bool) -> None:
-    """Let a user log in as a subject of an OpenID provider."""
+    """Let a user log in as a subject of an OpenID provider. Another link ends their logins."""
     if remove == bool(issuer or subject):
         raise click.UsageError("Give --issuer and --subject, or --remove.")
     output.item(session, session.client.change_user(name, link=(issuer or "", subject or "")), _FIELDS)

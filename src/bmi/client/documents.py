@@ -45,6 +45,7 @@ class AuditEntry(TypedDict):
     project: str | None
     status: int
     problem: str | None
+    detail: str | None
 
 
 class Network(TypedDict):

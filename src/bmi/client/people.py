@@ -39,7 +39,7 @@ class PeopleCalls(Transport):
     # ---- tokens -------------------------------------------------------------------------------------
 
     def list_tokens(self) -> list[Token]:
-        """One's own tokens, or all for an administrator, without their secrets."""
+        """The tokens of who has logged in, or all for an administrator, or the one that asks; without secrets."""
         return cast("list[Token]", self._list("/tokens"))
 
     def create_token(
@@ -91,9 +91,14 @@ class PeopleCalls(Transport):
         }
         return cast("User", self._call("PATCH", path("users", name), body))
 
-    def set_password(self, name: str, password: str | None) -> None:
-        """Sets a user's password, or takes it away."""
-        self._call("PUT", path("users", name, "password"), {"password": password})
+    def set_password(self, name: str, password: str | None, *, end_tokens: bool = False) -> None:
+        """Sets a user's password, or takes it away; ends their logins, and perhaps the tokens they have made."""
+        body = {"password": password, "end_tokens": end_tokens}
+        self._call("PUT", path("users", name, "password"), body)
+
+    def unlock_user(self, name: str) -> None:
+        """Forgives a user's failed logins."""
+        self._call("DELETE", path("users", name, "lock"))
 
     def list_members(self, project: str) -> list[Member]:
         """Who is in a project."""

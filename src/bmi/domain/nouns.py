@@ -102,6 +102,8 @@ class OidcLogin:
     sealed: str
     challenge: str
     redirect: str
+    # Of whoever began it.
+    address: str
     expires_at: float
     code_hash: str | None = None
     user_id: str | None = None
@@ -109,7 +111,9 @@ class OidcLogin:
 
 @dataclass(frozen=True)
 class AuditEntry:
-    """Who did what, or was refused what, from where. `problem` is the kind of the refusal."""
+    """Who did what, or was refused what, from where. `problem` is the kind of the refusal, `detail` has the plain
+    values of what was asked for.
+    """
 
     id: int
     at: float
@@ -122,6 +126,7 @@ class AuditEntry:
     project: str | None
     status: int
     problem: str | None
+    detail: str | None
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import secrets
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sqlalchemy import Connection
+from sqlalchemy import ColumnElement, Connection, or_
 
 from bmi.domain.names import label
 from bmi.domain.nouns import Actor, Role, Token, User
@@ -183,12 +183,16 @@ def _no_such_project(name: str) -> NotFoundError:
 
 def list_tokens(core: Core, actor: Actor, *, after: str = "", limit: int = 100) -> list[TokenView]:
     """The actor's own tokens, or all of them for an administrator; oldest first, behind the id `after`."""
-    table = schema.tokens.c
-    mine = table.user_id == actor.user_id if actor.user_id else table.id == actor.token_id
-    where = [] if actor.is_admin else [mine]
+    where = [] if actor.is_admin else [_own(actor)]
     with core.database.read() as tx:
-        tokens = records.tokens.list(tx, table.id > after, *where, limit=limit)
+        tokens = records.tokens.list(tx, schema.tokens.c.id > after, *where, limit=limit)
         return _views(tx, tokens)
+
+
+def _own(actor: Actor) -> ColumnElement[bool]:
+    """Who has logged in has all their tokens; whoever has another token, or has stolen one, has that one."""
+    table = schema.tokens.c
+    return table.user_id == actor.user_id if actor.session else table.id == actor.token_id
 
 
 def view_of(core: Core, token: Token) -> TokenView:
@@ -205,13 +209,21 @@ def _views(tx: Connection, tokens: list[Token]) -> list[TokenView]:
 
 def revoke_token(core: Core, actor: Actor, name: str) -> None:
     """Ends a token at once: one of the actor's own; for an administrator also a service's, or anybody's by id."""
+    table = schema.tokens.c
+    within = _own(actor)
+    if actor.is_admin:
+        # Of nobody are services' tokens.
+        within = or_(table.user_id == actor.user_id, table.user_id.is_(None), table.id == name)
     with core.write() as tx:
-        own = records.tokens.list(tx, user_id=actor.user_id) if actor.user_id else []
-        services = records.tokens.list(tx, user_id=None, name=name) if actor.is_admin else []
-        others = records.tokens.list(tx, id=name) if actor.is_admin else []
-        meant = [token for token in [*own, *services, *others] if name in {token.name, token.id}]
+        meant = records.tokens.list(tx, or_(table.id == name, table.name == name), within)
         if not meant:
             raise NotFoundError("token", name, remedy="`bmi token list` shows those there are.")
+        if len(meant) > 1:
+            raise InvalidInputError(
+                "name",
+                f"a service has a token {name!r}, and so have you.",
+                remedy="Give the id of one: bmi token list.",
+            )
         records.tokens.delete(tx, id=meant[0].id)
 
 

@@ -24,6 +24,7 @@ class Deed:
     project: str | None
     status: int
     problem: str | None
+    detail: str | None = None
 
 
 def write(core: Core, deed: Deed) -> None:
@@ -42,6 +43,7 @@ def write(core: Core, deed: Deed) -> None:
                 project=own or (_plain(deed.project, 100) if deed.project else None),
                 status=deed.status,
                 problem=deed.problem,
+                detail=_plain(deed.detail, 300) if deed.detail else None,
             )
         )
 

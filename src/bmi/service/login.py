@@ -1,6 +1,5 @@
 """Logging in and out: whose password it is, and the token that a login gives."""
 
-import threading
 from functools import cache
 
 from argon2.exceptions import VerificationError
@@ -12,19 +11,13 @@ from bmi.errors import (
     InvalidInputError,
     InvalidStateError,
     UnauthenticatedError,
-    UnavailableError,
 )
 from bmi.service import access, users
 from bmi.service.access import NewToken
 from bmi.service.attempts import Attempt, counted
 from bmi.service.core import Core, project_names
-from bmi.store import records, schema
+from bmi.store import records
 from bmi.store.ids import new_id
-
-# A hash takes 64 MiB and much of a core: so many are made at once, and so long somebody waits for a turn.
-_HASHES_AT_ONCE = 4
-_TURN_TIMEOUT_S = 10
-_turns = threading.BoundedSemaphore(_HASHES_AT_ONCE)
 
 
 def log_in(core: Core, attempt: Attempt, password: str, *, project: str | None) -> NewToken:
@@ -37,24 +30,40 @@ def log_in(core: Core, attempt: Attempt, password: str, *, project: str | None) 
         with core.database.read() as tx:
             user = records.users.find(tx, name=attempt.name)
         if not _is_right(user, password) or user is None or user.disabled:
-            raise UnauthenticatedError(
-                "The name or the password is wrong.", remedy="Try again, or ask an administrator."
-            )
+            raise _wrong()
+    renewed = {}
     if user.password_hash and users.HASHER.check_needs_rehash(user.password_hash):
-        with core.write() as tx:
-            values = {"password_hash": users.HASHER.hash(password)}
-            records.users.update(tx, id=user.id, password_hash=user.password_hash, values=values)
+        with users.hashing():
+            renewed = {"password_hash": users.HASHER.hash(password)}
     with core.write() as tx:
+        now = records.users.find(tx, id=user.id, password_hash=user.password_hash, lock=True)
+        if now is None or now.disabled:
+            # Whoever took the password away has ended the logins with it.
+            raise _wrong()
+        if renewed:
+            records.users.update(tx, id=user.id, values=renewed)
         return open_session(core, tx, user, project)
+
+
+def _wrong() -> UnauthenticatedError:
+    return UnauthenticatedError(
+        "The name or the password is wrong.", remedy="Try again, or ask an administrator."
+    )
 
 
 def change_password(core: Core, actor: Actor, address: str, current: str, new: str) -> None:
     """Gives the actor, who has logged in, another password and ends their other logins."""
     if actor.user_id is None or not actor.session:
         raise ForbiddenError("Only who has logged in has a password.", remedy="Log in first: bmi login.")
-    with counted(core, Attempt(address, actor.name)):
-        with core.database.read() as tx:
-            user = records.users.get(tx, actor.user_id)
+    with core.database.read() as tx:
+        user = records.users.get(tx, actor.user_id)
+    if user.password_hash is None:
+        raise InvalidStateError(
+            "You have no password here.",
+            remedy="Log in as before; an administrator can give you one: bmi user password.",
+        )
+    # By the login, which nobody else has: strangers who try the user's name are no reason to refuse this.
+    with counted(core, Attempt(address, f"of {actor.token_id}"), wrong=ForbiddenError):
         if not _is_right(user, current):
             raise ForbiddenError("The current password is wrong.", remedy="Try again.")
     users.replace_password(core, user.name, users.hashed(user.name, new), keep=actor.token_id)
@@ -72,7 +81,6 @@ def log_out(core: Core, actor: Actor) -> None:
 
 def open_session(core: Core, tx: Connection, user: User, project: str | None) -> NewToken:
     """The token of somebody who has proved to be this user."""
-    records.tokens.delete(tx, schema.tokens.c.expires_at <= core.now(), user_id=user.id, session=True)
     project_id, role = _place(tx, user, project)
     return access.issue(
         core,
@@ -125,14 +133,11 @@ def _nobodys_hash() -> str:
 def _is_right(user: User | None, password: str) -> bool:
     """Whether it is the user's password; as much work for nobody's."""
     known = user.password_hash if user else None
-    if not _turns.acquire(timeout=_TURN_TIMEOUT_S):
-        raise UnavailableError("Too many people log in at this moment.", remedy="Try again in a moment.")
-    try:
-        return users.HASHER.verify(known or _nobodys_hash(), password) and known is not None
-    except VerificationError:
-        return False
-    finally:
-        _turns.release()
+    with users.hashing():
+        try:
+            return users.HASHER.verify(known or _nobodys_hash(), password) and known is not None
+        except VerificationError:
+            return False
 
 
 def known(core: Core, name: str) -> User | None:

@@ -1,10 +1,12 @@
 """Logging in through an OpenID provider: authorization code with PKCE, for which this server is the client.
 
 1. `begin`: the caller keeps a verifier and gives its hash; they send their browser to the provider.
-2. `finish`: the provider sends the browser back to us with a code. We exchange it, learn who it is, and send
-   the browser on to the caller's loopback address (RFC 8252, 7.3), or show it a code to copy.
-3. `redeem`: the caller shows that code with the verifier, and has logged in. The code alone is worth nothing,
-   so that nobody gains by making another person follow a link of theirs.
+2. `find`: the provider sends the browser back to us with a code. We show from where and when the login was begun,
+   and a word that the caller's terminal shows as well, and ask the person whether it is theirs: whoever follows
+   another's link meets this page, which is all that keeps them from giving that other their login.
+3. `finish`: they say so. We exchange the code, learn who it is, and send the browser on to the caller's loopback
+   address (RFC 8252, 7.3), or show it a code to copy.
+4. `redeem`: the caller shows that code with the verifier, and has logged in. The code alone is worth nothing.
 """
 
 import base64
@@ -52,7 +54,10 @@ log = logging.getLogger(__name__)
 _LIFETIME_S = 600
 _TIMEOUT_S = 10
 _LEEWAY_S = 60
+_ENDPOINTS = ("authorization_endpoint", "token_endpoint", "jwks_uri")
 _LOOPBACK = re.compile(r"http://(127\.0\.0\.1|\[::1\]):[0-9]{1,5}/[A-Za-z0-9_-]{0,64}")
+# What the libraries raise about answers that no provider should give.
+_ODD = (RequestException, OAuthError, JoseError, AttributeError, LookupError, TypeError, ValueError)
 # Signatures that only the provider can make; one with our shared secret proves less.
 _ALGORITHMS = [f"{kind}{bits}" for kind in ("RS", "PS", "ES") for bits in (256, 384, 512)] + ["EdDSA"]
 
@@ -64,11 +69,28 @@ class Finished:
     redirect: str
     code: str
     user: User
+    # What the provider's groups give now, as `oidc.groups` says it; None when they decide nothing.
+    rights: tuple[str, ...] | None
+
+
+@dataclass(frozen=True)
+class Begun:
+    """What a person is asked about: whether it was they who began this login."""
+
+    login: OidcLogin
+    address: str
+    at: float
+    word: str
 
 
 def challenge_of(verifier: str) -> str:
     """What a verifier is known by before it is shown (RFC 7636, S256)."""
     return base64.urlsafe_b64encode(hashlib.sha256(verifier.encode()).digest()).rstrip(b"=").decode()
+
+
+def word_of(challenge: str) -> str:
+    """What a terminal and a browser both show of one login."""
+    return challenge[:6]
 
 
 def begin(core: Core, address: str, *, challenge: str, redirect: str) -> str:
@@ -93,6 +115,7 @@ def begin(core: Core, address: str, *, challenge: str, redirect: str) -> str:
         sealed=core.vault.seal(json.dumps({"nonce": nonce, "verifier": verifier})),
         challenge=challenge,
         redirect=redirect,
+        address=address[:64],
         expires_at=core.now() + _LIFETIME_S,
     )
     with core.database.write() as tx:
@@ -101,15 +124,15 @@ def begin(core: Core, address: str, *, challenge: str, redirect: str) -> str:
     return str(url)
 
 
-def find(core: Core, state: str) -> OidcLogin:
+def find(core: Core, state: str) -> Begun:
     """The login that a browser comes back from; raises UnauthenticatedError."""
     with core.database.read() as tx:
-        begun = records.oidc_logins.find(
+        found = records.oidc_logins.find(
             tx, schema.oidc_logins.c.expires_at > core.now(), state_hash=hash_secret(state), code_hash=None
         )
-    if begun is None:
+    if found is None:
         raise _ended()
-    return begun
+    return Begun(found, found.address, found.expires_at - _LIFETIME_S, word_of(found.challenge))
 
 
 def finish(core: Core, begun: OidcLogin, code: str) -> Finished:
@@ -118,13 +141,22 @@ def finish(core: Core, begun: OidcLogin, code: str) -> Finished:
     own = json.loads(core.vault.open(begun.sealed))
     with _provider(settings) as provider:
         claims = provider.claims(code, verifier=own["verifier"], nonce=own["nonce"])
+    try:
+        return _let_in(core, settings, begun, claims)
+    except ConflictError:
+        # A first login of the same person at the same moment may have made the user.
+        return _let_in(core, settings, begun, claims)
+
+
+def _let_in(core: Core, settings: OidcSettings, begun: OidcLogin, claims: Mapping[str, Any]) -> Finished:
     ours = secrets.token_urlsafe(32)
     with core.write() as tx:
         user = _user(core, tx, settings, claims)
         values = {"code_hash": hash_secret(ours), "user_id": user.id}
         if not records.oidc_logins.update(tx, id=begun.id, code_hash=None, values=values):
             raise _ended()
-    return Finished(begun.redirect, ours, user)
+    rights = tuple(sorted(_rights(settings, claims))) if settings.groups else None
+    return Finished(begun.redirect, ours, user, rights)
 
 
 def redeem(
@@ -241,6 +273,8 @@ class _provider:  # noqa: N801  # used like a function: one conversation
             redirect_uri=settings.callback_url,
             code_challenge_method="S256",
             default_timeout=_TIMEOUT_S,
+            # It is used at once, however short it lasts.
+            leeway=0,
         )
         # The system's own certificates, to which sites add theirs.
         trusted = ssl.get_default_verify_paths()
@@ -251,6 +285,9 @@ class _provider:  # noqa: N801  # used like a function: one conversation
         self.metadata = self._get(f"{self._settings.issuer.rstrip('/')}/.well-known/openid-configuration")
         if self.metadata.get("issuer") != self._settings.issuer:
             raise self._failed("It calls itself otherwise")
+        for name in _ENDPOINTS:
+            if not isinstance(self.metadata.get(name), str):
+                raise self._failed(f"It has no {name}")
         ways = self.metadata.get("token_endpoint_auth_methods_supported") or []
         if self.client.client_secret and ways and "client_secret_basic" not in ways:
             self.client.token_endpoint_auth_method = "client_secret_post"  # noqa: S105  # a way, not a secret
@@ -264,7 +301,7 @@ class _provider:  # noqa: N801  # used like a function: one conversation
             answer = self.client.get(url, withhold_token=not more.pop("authorised", False))
             answer.raise_for_status()
             found = answer.json()
-        except (RequestException, ValueError) as error:
+        except _ODD as error:
             raise self._failed(type(error).__name__) from error
         if not isinstance(found, dict):
             raise self._failed("Its answer is no JSON object")
@@ -290,8 +327,10 @@ class _provider:  # noqa: N801  # used like a function: one conversation
             raise UnauthenticatedError(
                 "The OpenID provider does not know this login.", remedy="Begin again: bmi login --oidc."
             ) from error
-        except (RequestException, ValueError) as error:
+        except _ODD as error:
             raise self._failed(type(error).__name__) from error
+        if not isinstance(given, Mapping):
+            raise self._failed("Its token is no JSON object")
         claims = self._checked(str(given.get("id_token", "")), nonce)
         wanted = {self._settings.groups_claim, self._settings.name_claim}
         if "userinfo_endpoint" in self.metadata and not wanted <= claims.keys():
@@ -300,8 +339,15 @@ class _provider:  # noqa: N801  # used like a function: one conversation
                 claims = more | claims
         return claims
 
+    def _keys(self) -> KeySet:
+        found = self._get(self.metadata["jwks_uri"])
+        try:
+            return KeySet.import_key_set(found)  # type: ignore[arg-type]  # any JSON
+        except _ODD as error:
+            raise self._failed(f"Its keys: {type(error).__name__}") from error
+
     def _checked(self, id_token: str, nonce: str) -> Json:
-        keys = KeySet.import_key_set(self._get(self.metadata["jwks_uri"]))  # type: ignore[arg-type]  # any JSON
+        keys = self._keys()
         options = {
             "iss": {"essential": True, "value": self._settings.issuer},
             "aud": {"essential": True, "value": self._settings.client_id},

@@ -5,7 +5,7 @@ from sqlalchemy import Connection
 from bmi.domain.nouns import Actor, Json, NodeState, ObjectState
 from bmi.domain.operations import LIVE, Operation, OperationState, StepState
 from bmi.domain.plans import PLANS
-from bmi.errors import InvalidStateError, NotFoundError
+from bmi.errors import ForbiddenError, InvalidStateError, NotFoundError
 from bmi.service.core import Core, OperationView, view
 from bmi.store import operations as journal
 from bmi.store import ports, records, schema
@@ -33,6 +33,10 @@ _RETRIABLE = {
 }
 
 
+# What only an administrator asks for, although a project's members see it.
+_OF_ADMINISTRATORS = {"open-network", "close-network", "publish-image"}
+
+
 def get_operation(core: Core, actor: Actor, operation_id: str) -> OperationView:
     """One operation of the actor's project, or any for an administrator."""
     with core.database.read() as tx:
@@ -44,6 +48,15 @@ def _visible(tx: Connection, actor: Actor, operation_id: str, *, lock: bool = Fa
     if found is None or not (actor.is_admin or found.project_id == actor.project_id):
         raise NotFoundError(
             "operation", operation_id, remedy="`bmi operation list` shows those that you may see."
+        )
+    return found
+
+
+def _steerable(tx: Connection, actor: Actor, operation_id: str) -> Operation:
+    found = _visible(tx, actor, operation_id, lock=True)
+    if found.kind in _OF_ADMINISTRATORS and not actor.is_admin:
+        raise ForbiddenError(
+            f"Only an administrator decides about a {found.kind}.", remedy="Ask an administrator."
         )
     return found
 
@@ -75,7 +88,7 @@ def list_operations(
 def cancel_operation(core: Core, actor: Actor, operation_id: str) -> OperationView:
     """Asks for an end: what was done is undone. An operation that only goes forward refuses."""
     with core.write() as tx:
-        operation = _visible(tx, actor, operation_id, lock=True)
+        operation = _steerable(tx, actor, operation_id)
         if not operation.is_live:
             raise InvalidStateError(
                 f"The operation has {operation.state} already.", remedy="There is nothing to cancel."
@@ -92,7 +105,7 @@ def cancel_operation(core: Core, actor: Actor, operation_id: str) -> OperationVi
 def retry_operation(core: Core, actor: Actor, operation_id: str) -> OperationView:
     """Goes on with a failed operation where it failed; what is done stays done."""
     with core.write() as tx:
-        operation = _visible(tx, actor, operation_id, lock=True)
+        operation = _steerable(tx, actor, operation_id)
         if operation.state is not OperationState.FAILED or operation.kind not in _RETRIABLE:
             raise InvalidStateError(
                 f"The operation ({operation.kind}) has {operation.state}; only a failed one can be retried."

@@ -1,6 +1,8 @@
 """People: who there is, what they may do in which project, and their passwords."""
 
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from argon2 import PasswordHasher
@@ -8,7 +10,7 @@ from sqlalchemy import Connection, select
 
 from bmi.domain.names import user_name
 from bmi.domain.nouns import Actor, Membership, Project, Role, User
-from bmi.errors import ConflictError, InvalidInputError, NotFoundError
+from bmi.errors import ConflictError, InvalidInputError, NotFoundError, UnavailableError
 from bmi.service.attempts import forgive
 from bmi.service.core import Core, require_admin
 from bmi.store import records, schema
@@ -17,6 +19,12 @@ from bmi.store.ids import new_id
 # The parameters that argon2-cffi recommends are those of RFC 9106, section 4, for little memory.
 HASHER = PasswordHasher()
 _PASSWORD_CHARACTERS = range(12, 1001)
+# Shorter names are in many good passwords.
+_TELLING_NAME = 4
+# A hash takes 64 MiB and much of a core: so many are made at once, and so long somebody waits for a turn.
+_HASHES_AT_ONCE = 4
+_TURN_TIMEOUT_S = 10
+_turns = threading.BoundedSemaphore(_HASHES_AT_ONCE)
 
 
 @dataclass(frozen=True)
@@ -76,7 +84,7 @@ def change_user(
     link: tuple[str, str] | None = None,
 ) -> UserView:
     """Changes what is given. A disabled user's tokens open nothing; `link` is the provider's issuer and what
-    it calls the user, or two empty texts for no link.
+    it calls the user, or two empty texts for no link. Another link ends the user's logins, as another password does.
     """
     require_admin(actor)
     values: dict[str, object] = {}
@@ -93,33 +101,64 @@ def change_user(
         user = _user(tx, name, lock=True)
         if values:
             records.users.update(tx, id=user.id, values=values)
+        if link is not None and (user.issuer, user.subject) != (values["issuer"], values["subject"]):
+            records.tokens.delete(tx, user_id=user.id, session=True)
         return _views(tx, [records.users.get(tx, user.id)])[0]
 
 
-def set_password(core: Core, actor: Actor, name: str, password: str | None) -> None:
-    """Sets a user's password, or takes it away; ends their logins, and a lock-out."""
+def set_password(
+    core: Core, actor: Actor, name: str, password: str | None, *, end_tokens: bool = False
+) -> None:
+    """Sets a user's password, or takes it away; ends their logins and a lock-out, and with `end_tokens` the tokens
+    that they have made for themselves.
+    """
     require_admin(actor)
-    replace_password(core, name, hashed(name, password) if password is not None else None)
+    password_hash = hashed(name, password) if password is not None else None
+    replace_password(core, name, password_hash, end_tokens=end_tokens)
 
 
-def replace_password(core: Core, name: str, password_hash: str | None, *, keep: str | None = None) -> None:
-    """Writes a new hash and ends every login but the one with the token `keep`."""
+def replace_password(
+    core: Core, name: str, password_hash: str | None, *, keep: str | None = None, end_tokens: bool = False
+) -> None:
+    """Writes a new hash and ends every login, or every token, but `keep`."""
     with core.write() as tx:
         user = _user(tx, name, lock=True)
         forgive(tx, name)
         records.users.update(tx, id=user.id, values={"password_hash": password_hash})
-        records.tokens.delete(tx, schema.tokens.c.id != (keep or ""), user_id=user.id, session=True)
+        ended = {} if end_tokens else {"session": True}
+        records.tokens.delete(tx, schema.tokens.c.id != (keep or ""), user_id=user.id, **ended)
+
+
+def unlock_user(core: Core, actor: Actor, name: str) -> None:
+    """Forgives the failed logins of a user, whether they are locked out or not."""
+    require_admin(actor)
+    with core.write() as tx:
+        _user(tx, name)
+        forgive(tx, name)
 
 
 def hashed(name: str, password: str) -> str:
     """The hash of a password that is good enough; raises InvalidInputError for others."""
-    if len(password) not in _PASSWORD_CHARACTERS or name in password.lower():
+    named = len(name) >= _TELLING_NAME and name in password.lower()
+    if len(password) not in _PASSWORD_CHARACTERS or named:
         raise InvalidInputError(
             "password",
             "it is too easy to guess, or too long.",
             remedy=f"Use {_PASSWORD_CHARACTERS[0]} to {_PASSWORD_CHARACTERS[-1]} characters, without the user's name.",
         )
-    return HASHER.hash(password)
+    with hashing():
+        return HASHER.hash(password)
+
+
+@contextmanager
+def hashing() -> Iterator[None]:
+    """A turn to make a hash; raises UnavailableError when none comes."""
+    if not _turns.acquire(timeout=_TURN_TIMEOUT_S):
+        raise UnavailableError("Too many people log in at this moment.", remedy="Try again in a moment.")
+    try:
+        yield
+    finally:
+        _turns.release()
 
 
 # ---- projects ---------------------------------------------------------------------------------------

@@ -107,7 +107,7 @@ Index(
     postgresql_where=_OF_NOBODY,
 )
 
-# Failed logins since a moment, by the hash of who was said to log in and from where.
+# Failed logins since a moment, by hashes of where they came from, of who was said to log in, or of both.
 login_failures = Table(
     "login_failures",
     metadata,
@@ -125,6 +125,7 @@ oidc_logins = Table(
     Column("sealed", Text, nullable=False),
     Column("challenge", String(64), nullable=False),
     Column("redirect", Text, nullable=False),
+    Column("address", String(64), nullable=False),
     Column("code_hash", String(64)),
     Column("user_id", _ID, ForeignKey("users.id", ondelete="CASCADE")),
     Column("expires_at", Double, nullable=False),
@@ -148,6 +149,7 @@ audit = Table(
     Column("project", _NAME),
     Column("status", Integer, nullable=False),
     Column("problem", String(64)),
+    Column("detail", String(300)),
 )
 
 networks = Table(

@@ -62,6 +62,7 @@ class Sweep:
 
     def look(self) -> None:
         """One round. Targets come before the volumes that they export."""
+        self._forget_tokens()
         for part in self.parts():
             try:
                 for what, remove in part():
@@ -97,6 +98,11 @@ class Sweep:
         if found != self._said:
             log.log(level, "%s", found)
             self._said = found
+
+    def _forget_tokens(self) -> None:
+        """Those that have ended open nothing, and would keep their names."""
+        with self._tools.database.write() as tx:
+            records.tokens.delete(tx, schema.tokens.c.expires_at <= self._tools.database.now())
 
     # ---- what belongs to nothing --------------------------------------------------------------------
 

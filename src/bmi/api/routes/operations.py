@@ -37,7 +37,7 @@ def get_operation(core: CoreDep, actor: ActorDep, operation_id: str) -> Operatio
     "/{operation_id}/cancel",
     status_code=202,
     summary="End an operation; what it did is undone",
-    responses=documented(401, 404, 409),
+    responses=documented(401, 403, 404, 409),
 )
 def cancel_operation(core: CoreDep, actor: ActorDep, operation_id: str, response: Response) -> OperationShown:
     view = operations.cancel_operation(core, actor, operation_id)
@@ -48,7 +48,7 @@ def cancel_operation(core: CoreDep, actor: ActorDep, operation_id: str, response
     "/{operation_id}/retry",
     status_code=202,
     summary="Go on with a failed operation where it failed",
-    responses=documented(401, 404, 409),
+    responses=documented(401, 403, 404, 409),
 )
 def retry_operation(core: CoreDep, actor: ActorDep, operation_id: str, response: Response) -> OperationShown:
     view = operations.retry_operation(core, actor, operation_id)

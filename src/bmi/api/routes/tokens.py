@@ -14,7 +14,7 @@ router = APIRouter(prefix="/tokens", tags=["tokens"])
 
 @router.get(
     "",
-    summary="The caller's own tokens, or all for an administrator, without their secrets",
+    summary="The tokens of who has logged in, or all for an administrator, or the one that asks; without secrets",
     responses=documented(401, 422),
 )
 def list_tokens(core: CoreDep, actor: ActorDep, bounds: BoundsDep) -> Page[TokenShown]:
@@ -45,7 +45,7 @@ def create_token(core: CoreDep, actor: ActorDep, body: CreateToken) -> NewTokenS
     "/{name}",
     status_code=204,
     summary="End a token at once, by its name or its id",
-    responses=documented(401, 404),
+    responses=documented(401, 404, 422),
 )
 def revoke_token(core: CoreDep, actor: ActorDep, name: str) -> None:
     access.revoke_token(core, actor, name)

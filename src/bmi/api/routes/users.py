@@ -49,7 +49,17 @@ def change_user(core: CoreDep, actor: ActorDep, name: str, body: ChangeUser) -> 
 )
 def set_password(core: CoreDep, actor: ActorDep, name: str, body: SetPassword) -> None:
     password = body.password.get_secret_value() if body.password else None
-    users.set_password(core, actor, name, password)
+    users.set_password(core, actor, name, password, end_tokens=body.end_tokens)
+
+
+@router.delete(
+    "/users/{name}/lock",
+    status_code=204,
+    summary="Forgive a user's failed logins",
+    responses=documented(401, 403, 404),
+)
+def unlock_user(core: CoreDep, actor: ActorDep, name: str) -> None:
+    users.unlock_user(core, actor, name)
 
 
 @router.get("/projects/{name}/members", summary="Who is in a project", responses=documented(401, 404, 422))

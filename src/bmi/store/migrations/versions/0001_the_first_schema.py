@@ -296,6 +296,7 @@ def upgrade() -> None:  # noqa: PLR0915  # as many statements as the schema has 
         sa.Column("sealed", sa.Text(), nullable=False),
         sa.Column("challenge", sa.String(length=64), nullable=False),
         sa.Column("redirect", sa.Text(), nullable=False),
+        sa.Column("address", sa.String(length=64), nullable=False),
         sa.Column("code_hash", sa.String(length=64), nullable=True),
         sa.Column("user_id", sa.String(length=32), nullable=True),
         sa.Column("expires_at", sa.Double(), nullable=False),
@@ -319,6 +320,7 @@ def upgrade() -> None:  # noqa: PLR0915  # as many statements as the schema has 
         sa.Column("project", sa.String(length=100), nullable=True),
         sa.Column("status", sa.Integer(), nullable=False),
         sa.Column("problem", sa.String(length=64), nullable=True),
+        sa.Column("detail", sa.String(length=300), nullable=True),
         sa.PrimaryKeyConstraint("id"),
     )
     _keep_audit_as_written()
