@@ -99,6 +99,7 @@ def test_a_server_starts_ends_and_finds_its_data_again(config: Path) -> None:
     assert "Traceback" not in config.with_suffix(".log").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("proxy", "told"), [("false", "127.0.0.1"), ("true", "192.0.2.7")])
 def test_only_a_proxy_that_there_is_says_where_requests_come_from(
     config: Path, monkeypatch: pytest.MonkeyPatch, proxy: str, told: str
@@ -116,6 +117,7 @@ def hang(tools: Tools, part: str, call: str, seconds: float) -> None:
     getattr(tools, part).world.set_fault(call, sleep_s=seconds, times=1)
 
 
+@pytest.mark.slow
 def test_a_server_that_ends_awaits_its_steps_and_gives_back_what_it_had_begun(config: Path) -> None:
     """A lease that is not given back would hold the next server up until it runs out."""
     core = wiring.open_core(load(config))

@@ -5,6 +5,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from argon2 import extract_parameters, profiles
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
@@ -28,6 +29,8 @@ from bmi.store.database import Database
 from tests.installation import SITE, Site
 
 PASSWORD = "correct horse battery"
+# The product's own; while tests run there is a cheap one in its place.
+HASHER = users.HASHER
 HERE = "192.0.2.1"
 
 
@@ -48,6 +51,10 @@ def log_in(
 ) -> Actor:
     made = login.log_in(site.core, Attempt(HERE, name), password, project=project)
     return access.authenticate(site.core, made.secret)
+
+
+def test_a_hash_costs_who_guesses_memory_and_time() -> None:
+    assert extract_parameters(HASHER.hash(PASSWORD)) == profiles.RFC_9106_LOW_MEMORY
 
 
 def test_a_login_acts_in_one_project_with_the_role_there(people: Site) -> None:

@@ -305,6 +305,7 @@ def ground(
         made.close()
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600 + 10 * SEQUENCES)
 def test_rows_store_and_model_agree_whatever_happens(ground: Ground, place: Place) -> None:
     class Machine(Requests):
