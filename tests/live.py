@@ -1,12 +1,31 @@
-"""A real HTTP server of this process on a loopback port."""
+"""The API of this process, and a real HTTP server for it on a loopback port."""
 
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import cast
 
 import uvicorn
+from fastapi import FastAPI
 from starlette.types import ASGIApp
+
+from bmi.api.app import attach, create_app
+from bmi.service.core import Core
+from tests.installation import Site
+
+
+@cache
+def _api() -> FastAPI:
+    return create_app(cast("Core", None), uploads_dir=Path())
+
+
+def api_of(site: Site) -> FastAPI:
+    """The API over a site. Making it takes longer than most tests: it is made once, and lent to one at a time."""
+    attach(_api(), site.core, uploads_dir=site.uploads)
+    return _api()
 
 
 @contextmanager

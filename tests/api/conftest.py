@@ -7,16 +7,16 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from bmi.api.app import create_app
 from tests.asgi import AsgiTransport, running_loop
 from tests.installation import BMC_PASSWORD, Site, furnished, site
+from tests.live import api_of
 
 __all__ = ["furnished", "site"]
 
 
 @pytest.fixture
 def app(site: Site) -> FastAPI:
-    return create_app(site.core, uploads_dir=site.uploads)
+    return api_of(site)
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from bmi.api.app import create_app
 from bmi.client import Client, Operation
 from bmi.drivers.switch import CLOSED
 from bmi.errors import BmiError, from_problem
@@ -14,7 +13,7 @@ from bmi.workflow.engine import Engine
 from bmi.workflow.steps import OUTCOMES, STEPS
 from bmi.workflow.tools import Tools
 from tests.installation import Site, furnished, site
-from tests.live import serving
+from tests.live import api_of, serving
 
 __all__ = ["furnished", "site"]
 
@@ -82,7 +81,7 @@ class Place:
 @pytest.fixture
 def place(site: Site) -> Iterator[Place]:
     with (
-        serving(create_app(site.core, uploads_dir=site.uploads)) as url,
+        serving(api_of(site)) as url,
         Client(url, site.token("root")) as client,
     ):
         made = Place(site, client, site._tools(site.core.settings))

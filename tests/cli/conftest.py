@@ -9,10 +9,9 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from bmi.api.app import create_app
 from bmi.cli.main import main
 from tests.installation import BMC_PASSWORD, Site, furnished, site
-from tests.live import serving
+from tests.live import api_of, serving
 
 __all__ = ["furnished", "site"]
 
@@ -49,7 +48,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def url(site: Site) -> Iterator[str]:
-    with serving(create_app(site.core, uploads_dir=site.uploads)) as address:
+    with serving(api_of(site)) as address:
         yield address
 
 

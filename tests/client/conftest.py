@@ -4,17 +4,16 @@ from collections.abc import Iterator
 
 import pytest
 
-from bmi.api.app import create_app
 from bmi.client import Client
 from tests.installation import Site, furnished, site
-from tests.live import serving
+from tests.live import api_of, serving
 
 __all__ = ["furnished", "site"]
 
 
 @pytest.fixture
 def url(site: Site) -> Iterator[str]:
-    with serving(create_app(site.core, uploads_dir=site.uploads)) as address:
+    with serving(api_of(site)) as address:
         yield address
 
 

@@ -53,10 +53,7 @@ def create_app(core: Core, *, uploads_dir: Path) -> FastAPI:
         redirect_slashes=False,
         generate_unique_id_function=_operation_id,
     )
-    app.state.core = core
-    app.state.uploads_dir = uploads_dir
-    app.state.login_turns = LoginTurns()
-    app.state.intake = Intake(uploads_dir)
+    attach(app, core, uploads_dir=uploads_dir)
     v1 = APIRouter(prefix="/v1", dependencies=[Depends(permissions.permit)])
     nouns = (
         site,
@@ -87,6 +84,15 @@ def create_app(core: Core, *, uploads_dir: Path) -> FastAPI:
     problems.install(app)
     _complete_description(app)
     return app
+
+
+def attach(app: FastAPI, core: Core, *, uploads_dir: Path) -> None:
+    """Puts the API over `core`, with nothing left of what it was over before."""
+    app.state.core = core
+    app.state.uploads_dir = uploads_dir
+    app.state.login_turns = LoginTurns()
+    app.state.intake = Intake(uploads_dir)
+    app.middleware_stack = None
 
 
 def _operation_id(route: APIRoute) -> str:
