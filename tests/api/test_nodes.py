@@ -25,6 +25,8 @@ def test_a_node_lives_from_registration_to_removal(site: Site, admin: Caller) ->
     site.settle()
     node = admin.get("/nodes/n9")
     assert (node["state"], node["mac"], node["port"]) == ("free", "52:54:00:00:00:99", "port9")
+    nic = {"name": "boot", "mac": "52:54:00:00:00:99", "networks": [], "switch": "sw1", "port": "port9"}
+    assert node["nics"] == [nic]
     assert node["bmc"] == {
         "driver": "fake",
         "address": f"https://{BMC_HOST}/n9",
@@ -77,8 +79,11 @@ def test_nodes_are_labelled_counted_and_allocated(site: Site, admin: Caller, blu
     assert blue.get("/pool") == {"items": [{"labels": [], "free": 1}, {"labels": ["gpu"], "free": 1}]}
     problem = blue.refused(409, "POST", "/pool/allocate", {"count": 2, "labels": ["gpu"]})
     assert (problem["type"], problem["free"]) == ("urn:bmi:problem:not-enough-nodes", 1)
-    made = blue.post("/pool/allocate", {"count": 1, "labels": ["gpu"]})
-    assert made == {"nodes": ["n1"], "operations": []}
+    key, asked = {"Idempotency-Key": "k-1"}, {"count": 1, "labels": ["gpu"]}
+    for _ in range(2):
+        made = blue.post("/pool/allocate", asked, headers=key)
+        assert made == {"nodes": ["n1"], "operations": []}
+    blue.refused(422, "POST", "/pool/allocate", {"count": 1}, headers=key)
     assert [node["name"] for node in blue.get("/nodes")["items"]] == ["n1", "n2"]
     assert admin.refused(422, "POST", "/pool/allocate", {"count": 1})["field"] == "project"
     blue.refused(403, "POST", "/pool/allocate", {"count": 1, "project": "red"})

@@ -96,6 +96,15 @@ def test_networks(site: Site, bmi: Shell, red: Shell, password: str) -> None:
         assert not bmi.json("network", "unshare", "backend", "--public")["public"]
         red("network", "detach", "backend", "n9", "--nic", "data", "--wait")
         assert [network["name"] for network in red.json("network", "list")] == ["red", "backend"]
+        bmi("network", "create", "theirs", "--project", "blue")
+        bmi("network", "share", "theirs", "--with", "red", "--project", "blue")
+        on_theirs = ("theirs", "n9", "--nic", "data", "--of", "blue", "--wait")
+        red("network", "attach", *on_theirs, "--tagged")
+        assert "data 52:54:00:00:01:99 on theirs tagged" in red("node", "show", "n9").stdout
+        assert "(sw1 Ethernet1/9) on theirs tagged" in bmi("node", "show", "n9").stdout
+        red("network", "detach", *on_theirs)
+        red("network", "unshare", "theirs", "--with", "red", "--of", "blue")
+        red("network", "show", "theirs", exits=3)
         assert "deleted" in red("network", "delete", "backend").stdout
     assert bmi.json("network", "create", "storage", "--vlan", "300")["project"] is None
 
@@ -168,6 +177,9 @@ def test_images_as_people_keep_them(site: Site, bmi: Shell, red: Shell, tmp_path
     red("image", "list", "--label", "a", exits=2)
     assert red.json("image", "share", "os", "--with", "blue")["shared_with"] == ["blue"]
     assert red.json("image", "unshare", "os", "--with", "blue")["shared_with"] == []
+    red("image", "share", "os", "--with", "blue")
+    receiving = ("--with", "blue", "--of", "red", "--project", "blue")
+    assert bmi.json("image", "unshare", "os", *receiving)["shared_with"] == []
     assert red.json("image", "rename", "os", "linux")["name"] == "linux"
     red("image", "set", "linux", "--public", exits=5)
     bmi("image", "move", "linux", exits=2)

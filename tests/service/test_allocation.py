@@ -180,6 +180,17 @@ def test_a_node_that_is_being_removed_is_not_given_away(site: Site, red: Actor) 
         allocate_nodes(site.core, red, 1)
 
 
+def test_a_request_that_is_repeated_with_its_key_gets_the_same_nodes(site: Site, red: Actor) -> None:
+    site.add_nodes(*(f"n{number}" for number in range(3, 7)))
+    given, refused = at_once(*[lambda: allocate_nodes(site.core, red, 2, labels=[], key="k")] * 3)
+    assert (refused, [made.nodes for made in given]) == ([], [["n1", "n2"]] * 3)
+    with pytest.raises(InvalidInputError, match="used for another allocation"):
+        allocate_nodes(site.core, red, 1, key="k")
+    assert allocate_nodes(site.core, red, 2, key="l").nodes == ["n3", "n4"]
+    assert allocate_nodes(site.core, red, 2).nodes == ["n5", "n6"]
+    assert allocate_nodes(site.core, red, 2, key="k").nodes == ["n1", "n2"]
+
+
 # ---- an administrator's shortcut --------------------------------------------------------------------
 
 

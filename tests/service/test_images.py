@@ -198,15 +198,25 @@ def test_who_an_image_is_shared_with_must_be_somebody_else(site: Site, red: Acto
         images.share_image(site.core, red, "os", "red", shared=True)
 
 
-def test_two_shared_images_of_one_name_are_told_apart_by_nobody(site: Site, red: Actor, blue: Actor) -> None:
+def test_two_shared_images_of_one_name_are_told_apart_by_dropping_one(
+    site: Site, red: Actor, blue: Actor
+) -> None:
     site.project("green")
     for owner in ("red", "green"):
         site.add_image("os", owner)
         images.share_image(site.core, SITE, "os", "blue", shared=True, project=owner)
     with pytest.raises(InvalidInputError, match="several projects"):
         shown(site, blue, "os")
+    with pytest.raises(InvalidInputError, match=r"several projects \(green, red\)"):
+        images.share_image(site.core, blue, "os", "blue", shared=False)
+    images.share_image(site.core, blue, "os", "blue", shared=False, of="green")
+    assert images.get_image(site.core, blue, "os").project == "red"
+    with pytest.raises(NotFoundError):
+        images.share_image(site.core, blue, "os", "blue", shared=False, of="green")
     own = site.add_image("os", "blue")
     assert shown(site, blue, "os").id == own
+    images.share_image(site.core, blue, "os", "blue", shared=False)
+    assert images.get_image(site.core, SITE, "os", project="red").shared_with == ()
 
 
 def test_a_shared_image_takes_nobody_the_public_one(site: Site, red: Actor, blue: Actor) -> None:

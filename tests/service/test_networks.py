@@ -18,9 +18,10 @@ from bmi.errors import (
     NotFoundError,
     OverQuotaError,
 )
-from bmi.service import networks, nodes, operations, projects, quotas
+from bmi.service import images, networks, nodes, operations, projects, quotas
 from bmi.service.allocation import free_node
 from bmi.service.core import OperationView
+from bmi.service.image_sources import Source, Told, import_image
 from bmi.service.networks import (
     attach_network,
     create_network,
@@ -30,6 +31,9 @@ from bmi.service.networks import (
     list_networks,
     share_network,
 )
+from bmi.service.node_views import OnNetwork
+from bmi.store import records
+from bmi.workflow.ports import Keeper
 from tests.installation import BMC_HOST, BMC_PASSWORD, SITE, Site
 
 
@@ -154,7 +158,7 @@ def test_a_shared_network_is_used_but_not_changed(site: Site, red: Actor, blue: 
         ForbiddenError,
         "not your project's",
         lambda: delete_network(site.core, red, "theirs"),
-        lambda: share_network(site.core, red, "theirs", "red", shared=False),
+        lambda: share_network(site.core, red, "theirs", "blue", shared=True),
     )
     done(site, attach_network(site.core, red, "theirs", "n3", nic="data"))
     assert get_network(site.core, blue, "theirs").members == (), "whose node it is, but not which"
@@ -189,6 +193,68 @@ def test_an_administrator_who_names_a_project_changes_nothing_of_another(
         lambda: delete_network(site.core, SITE, "data", project="red"),
         lambda: share_network(site.core, SITE, "data", "green", shared=True, project="red"),
     )
+
+
+def shared_by_two(site: Site, blue: Actor) -> None:
+    """Blue and green each share a network `data` with red."""
+    site.project("green")
+    for owner in (blue, site.actor("green-token", "green")):
+        create_network(site.core, owner, "data")
+        share_network(site.core, owner, "data", "red", shared=True)
+
+
+def test_whose_network_is_meant_is_said_where_several_have_its_name(
+    site: Site, red: Actor, blue: Actor
+) -> None:
+    shared_by_two(site, blue)
+    refused(
+        InvalidInputError,
+        r"several projects \(blue, green\) share a network 'data'.*--of PROJECT",
+        lambda: attach_network(site.core, red, "data", "n3", nic="data"),
+    )
+    refused(NotFoundError, "data", lambda: attach_network(site.core, red, "data", "n3", nic="data", of="red"))
+    for owner, vlan in (("blue", 103), ("green", 104)):
+        done(site, attach_network(site.core, red, "data", "n3", nic="data", tagged=True, of=owner))
+        assert get_network(site.core, SITE, "data", project=owner).network.vlan == vlan
+        assert len(get_network(site.core, SITE, "data", project=owner).members) == 1
+    refused(
+        InvalidInputError,
+        "several projects",
+        lambda: detach_network(site.core, red, "data", "n3", nic="data"),
+    )
+    done(site, detach_network(site.core, red, "data", "n3", nic="data", of="green"))
+    assert get_network(site.core, SITE, "data", project="green").members == ()
+    create_network(site.core, red, "data")
+    done(site, attach_network(site.core, red, "data", "n3", nic="data", tagged=True))
+    done(site, detach_network(site.core, red, "data", "n3", nic="data"))
+    assert get_network(site.core, red, "data").members == (), "of two, the own one is meant"
+    assert len(get_network(site.core, SITE, "data", project="blue").members) == 1
+
+
+def test_who_gets_a_share_may_do_without_it(site: Site, red: Actor, blue: Actor) -> None:
+    shared_by_two(site, blue)
+    done(site, attach_network(site.core, red, "data", "n3", nic="data", of="blue"))
+    refused(
+        InvalidInputError,
+        r"several projects \(blue, green\)",
+        lambda: share_network(site.core, red, "data", "red", shared=False),
+    )
+    refused(
+        InUseError,
+        r"used by node n3 \(data\)",
+        lambda: share_network(site.core, red, "data", "red", shared=False, of="blue"),
+    )
+    refused(
+        NotFoundError,
+        "There is no network",
+        lambda: share_network(site.core, red, "data", "red", shared=False, of="red"),
+        lambda: share_network(site.core, red, "nothing", "red", shared=False),
+    )
+    share_network(site.core, red, "data", "red", shared=False, of="green")
+    assert get_network(site.core, red, "data").project == "blue"
+    done(site, detach_network(site.core, red, "data", "n3", nic="data"))
+    share_network(site.core, SITE, "data", "red", shared=False, project="red")
+    refused(NotFoundError, "data", lambda: get_network(site.core, red, "data"))
 
 
 def test_a_public_network_is_everybodys(site: Site, red: Actor, blue: Actor) -> None:
@@ -293,3 +359,85 @@ def test_what_cannot_be_attached(site: Site, red: Actor, blue: Actor) -> None:
     refused(InvalidStateError, "not on a network 'extra'", lambda: detach(core, red, "extra", "n3"))
     site.give(None, "n1")
     refused(InvalidStateError, "nobody has it", lambda: attach(core, SITE, "extra", "n1", tagged=True))
+
+
+def test_a_nic_whose_switch_port_is_not_known_is_put_on_no_network(site: Site, red: Actor) -> None:
+    create_network(site.core, red, "backend")
+    refused(
+        InvalidStateError,
+        "no switch port of NIC 'boot' of node 'n1'.*bmi switch cable",
+        lambda: attach_network(site.core, red, "backend", "n1", tagged=True),
+    )
+    assert get_network(site.core, red, "backend").members == ()
+
+
+def test_what_could_not_be_undone_is_forgotten_when_the_switch_is_back(site: Site, red: Actor) -> None:
+    create_network(site.core, red, "backend")
+    site.provision("n3", "red")
+    site.switch.world.set_fault("apply", error="The switch is away.", retryable=False)
+    view = attach_network(site.core, red, "backend", "n3", nic="data")
+    site.settle()
+    assert site.operation(view.operation.id).state is OperationState.FAILED
+    refused(InUseError, "node n3", lambda: delete_network(site.core, red, "backend"))
+    site.switch.world.set_fault("apply")
+    with site.database.write() as tx:  # instead of waiting for the end of the back-off
+        records.ports.update(tx, values={"due_at": 0})
+    keeper = Keeper(site.engine._tools, owner="later")
+    keeper.look()
+    keeper.finish()
+    assert ports(site)["port13"] == CLOSED
+    delete_network(site.core, red, "backend")
+
+
+def test_a_key_is_for_one_request(site: Site, red: Actor) -> None:
+    for name in ("backend", "extra"):
+        create_network(site.core, red, name)
+    attach, detach, core = attach_network, detach_network, site.core
+    made = attach(core, red, "backend", "n3", nic="data", key="k")
+    assert attach(core, red, "backend", "n3", nic="data", key="k").operation.id == made.operation.id
+    done(site, made)
+    refused(
+        InvalidInputError,
+        "Idempotency-Key.*another attach-network of n3",
+        lambda: attach(core, red, "extra", "n3", nic="data", key="k"),
+        lambda: attach(core, red, "backend", "n3", key="k"),
+        lambda: attach(core, red, "backend", "n3", nic="data", tagged=True, key="k"),
+        lambda: detach(core, red, "backend", "n3", nic="data", key="k"),
+    )
+    done(site, detach(core, red, "backend", "n3", nic="data", key="l"))
+    refused(
+        InvalidInputError, "another detach", lambda: detach(core, red, "extra", "n3", nic="data", key="l")
+    )
+
+
+def test_a_node_shows_its_nics_and_what_they_are_on(site: Site, red: Actor, blue: Actor) -> None:
+    create_network(site.core, blue, "theirs")
+    share_network(site.core, blue, "theirs", "red", shared=True)
+    create_network(site.core, red, "backend")
+    done(site, attach_network(site.core, red, "theirs", "n3", nic="data", tagged=True))
+    done(site, attach_network(site.core, red, "backend", "n3", nic="data"))
+    [boot, data] = nodes.get_node(site.core, red, "n3").nics
+    assert (boot.nic.name, boot.nic.mac, boot.switch, boot.networks) == (
+        "boot",
+        "52:54:00:00:00:03",
+        "sw1",
+        [],
+    )
+    assert (data.nic.name, data.nic.port) == ("data", "port13")
+    assert data.networks == [OnNetwork("backend", "red", False), OnNetwork("theirs", "blue", True)]
+    assert [len(view.nics) for view in nodes.list_nodes(site.core, red)] == [1, 1, 2]
+
+
+def test_nothing_is_made_in_a_project_that_is_being_closed(site: Site, red: Actor, blue: Actor) -> None:
+    site.add_image("mine", "blue")
+    site.give(None, "n1", "n2", "n3")
+    projects.delete_project(site.core, SITE, "red")
+    refused(
+        InvalidStateError,
+        "boot network of project 'red' is deleting",
+        lambda: create_network(site.core, red, "late"),
+        lambda: import_image(site.core, red, "late", Source(image="debian-12"), Told()),
+        lambda: images.move_image(site.core, SITE, "mine", "red", project="blue"),
+    )
+    site.settle()
+    assert [view.project.name for view in projects.list_projects(site.core, SITE)] == ["blue"]

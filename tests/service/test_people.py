@@ -5,7 +5,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from argon2 import extract_parameters, profiles
+from argon2 import PasswordHasher, extract_parameters, profiles
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
@@ -70,6 +70,16 @@ def test_a_login_acts_in_one_project_with_the_role_there(people: Site) -> None:
     users.change_user(people.core, SITE, "alice", admin=True)
     assert log_in(people, project=None).is_admin
     assert log_in(people, project="blue").role is Role.MEMBER
+
+
+def test_a_hash_that_is_out_of_date_is_made_anew_at_a_login(
+    people: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = users.get_user(people.core, SITE, "alice").user.password_hash
+    monkeypatch.setattr(users, "HASHER", PasswordHasher(time_cost=2, memory_cost=8, parallelism=1))
+    assert log_in(people).name == "alice"
+    assert users.get_user(people.core, SITE, "alice").user.password_hash != before
+    assert log_in(people).name == "alice"
 
 
 def test_a_login_ends(people: Site) -> None:

@@ -1,6 +1,8 @@
 """Requests at the same moment: the database lets one through, whoever it is."""
 
+import contextlib
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -9,8 +11,17 @@ from typing import Any, TypeVar
 import pytest
 
 from bmi.domain.nouns import Actor
-from bmi.errors import BmiError, BusyError, ConflictError, InUseError, InvalidStateError
-from bmi.service import image_sources, images, nodes, projects, snapshots
+from bmi.errors import BmiError, BusyError, InUseError, InvalidStateError, NotEnoughNodesError
+from bmi.service import (
+    allocation,
+    image_sources,
+    images,
+    networks,
+    nodes,
+    projects,
+    snapshots,
+    switches,
+)
 from bmi.service.core import OperationView
 from bmi.service.image_sources import Source, Told
 from bmi.store import operations as journal
@@ -98,11 +109,67 @@ def test_two_projects_never_get_one_network(site: Site) -> None:
             for name in ("green", "grey", "gold")
         )
     )
-    # On PostgreSQL two may have chosen the same number; the rule in the database refuses one of them.
-    assert all(isinstance(error, ConflictError) for error in refused)
+    assert refused == []
     shown = [view.network for view in projects.list_projects(site.core, SITE)]
     assert len({network.vlan for network in shown if network}) == len(done) + 2
     assert len({network.address for network in shown if network}) == len(done) + 2
+
+
+def test_networks_at_once_get_vlans_that_nobody_else_has(site: Site, red: Actor, blue: Actor) -> None:
+    done, refused = at_once(
+        *(
+            lambda actor=actor, number=number: networks.create_network(site.core, actor, f"net-{number}")
+            for number, actor in enumerate((red, blue) * 5)
+        )
+    )
+    assert refused == []
+    assert {view.network.vlan for view in done} == set(range(102, 112))
+
+
+def test_cables_in_any_order_and_an_allocation_do_not_meet(
+    site: Site, blue: Actor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.add_switch()
+    half, cable = threading.Event(), switches._cable
+
+    def pausing(*args: Any) -> None:
+        cable(*args)
+        if not half.is_set():
+            half.set()
+            time.sleep(_OVERTAKING_S)
+
+    def allocating() -> object:
+        half.wait(10)
+        return allocation.allocate_nodes(site.core, blue, 2)
+
+    monkeypatch.setattr(switches, "_cable", pausing)
+    cables = [switches.Cable("sw1", "p2", "n2"), switches.Cable("sw1", "p1", "n1")]
+    done, refused = at_once(lambda: switches.cable(site.core, SITE, cables), allocating)
+    assert len(done) + len(refused) == 2
+    assert 2 in done
+    assert {type(error) for error in refused} <= {NotEnoughNodesError}  # the ports are not closed yet
+
+
+def test_orders_for_each_others_volumes_do_not_meet(
+    site: Site, red: Actor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("n1", "n2"):
+        site.provision(name, "red")
+    both, known = threading.Barrier(2), nodes._require_provisionable
+
+    def meeting(*args: Any) -> None:
+        with contextlib.suppress(threading.BrokenBarrierError):  # SQLite lets in one at a time
+            both.wait(_OVERTAKING_S)
+        with contextlib.suppress(InvalidStateError):
+            known(*args)
+
+    monkeypatch.setattr(nodes, "_require_provisionable", meeting)
+    done, refused = at_once(
+        lambda: nodes.provision_node(site.core, red, "n1", nodes.Order(volume="n2")),
+        lambda: nodes.provision_node(site.core, red, "n2", nodes.Order(volume="n1")),
+    )
+    assert done == []
+    assert [type(error) for error in refused] == [InvalidStateError] * 2
 
 
 # How long a request that is about to commit waits for one that may have to wait for it.

@@ -281,3 +281,14 @@ def test_a_provision_fails_at_once_when_waiting_cannot_help(world: World) -> Non
     assert operation.state is OperationState.FAILED
     assert (operation.problem or {})["detail"] == "There is no such port."
     assert node.state is NodeState.ERROR
+
+
+def test_only_the_sessions_that_go_on_keep_their_switches(world: World) -> None:
+    """One that stumbled begins again when its lease has run out, whatever else its keeper does."""
+    now = world.database.now()
+    with world.database.write() as tx:
+        assert rows.claim_switch(tx, "switch-1", "keeper", now=now, lease_s=15)
+        rows.keep_switches(tx, ["switch-2"], "keeper", now + 60)
+        assert rows.claim_switch(tx, "switch-1", "keeper", now=now + 20, lease_s=15)
+        rows.keep_switches(tx, ["switch-1"], "keeper", now + 60)
+        assert not rows.claim_switch(tx, "switch-1", "keeper", now=now + 40, lease_s=15)

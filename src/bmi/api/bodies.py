@@ -182,11 +182,13 @@ class AttachNetwork(_Body):
     node: _Name
     nic: _Name = Field("boot", description="The NIC of the node.")
     tagged: bool = False
+    of: _Name | None = Field(None, description="Whose network it is, where several have the name.")
 
 
 class DetachNetwork(_Body):
     node: _Name
     nic: _Name = "boot"
+    of: _Name | None = Field(None, description="Whose network it is, where several have the name.")
 
 
 class LabelNode(_Body):

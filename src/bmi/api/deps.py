@@ -58,6 +58,14 @@ ProjectQuery = Annotated[
     str | None, Query(max_length=100, description="For administrators: the project that is meant.")
 ]
 
+OwnerQuery = Annotated[
+    str | None,
+    Query(
+        max_length=100,
+        description="Whose is meant, where several projects share one of this name with the project.",
+    ),
+]
+
 
 @dataclass(frozen=True)
 class Bounds:

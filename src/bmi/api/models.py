@@ -22,7 +22,7 @@ from bmi.errors import (
 from bmi.service.allocation import Allocation, PoolView
 from bmi.service.core import OperationView
 from bmi.service.networks import NetworkView
-from bmi.service.node_views import NodeView
+from bmi.service.node_views import NicView, NodeView
 from bmi.service.projects import ProjectView
 from bmi.service.switches import PortView
 
@@ -301,6 +301,33 @@ class NodeVolume(Shown):
     size_bytes: int
 
 
+class NicNetworkShown(Shown):
+    name: str
+    project: str | None = Field(description="Its owner; none: the site.")
+    tagged: bool
+
+
+class NicShown(Shown):
+    name: str
+    mac: str
+    networks: list[NicNetworkShown] = Field(description="It is on these while the node has a volume.")
+    switch: str | None = None
+    port: str | None = None
+
+    @classmethod
+    def of(cls, actor: Actor, view: NicView) -> Self:
+        return cls(
+            name=view.nic.name,
+            mac=view.nic.mac,
+            networks=[
+                NicNetworkShown(name=one.name, project=one.project, tagged=one.tagged)
+                for one in view.networks
+            ],
+            switch=view.switch if actor.is_admin else None,
+            port=view.nic.port if actor.is_admin else None,
+        )
+
+
 class NodeShown(Shown):
     """A node. Members see those of their project; wiring and BMC are for administrators."""
 
@@ -308,7 +335,8 @@ class NodeShown(Shown):
     state: NodeState
     project: str | None
     labels: list[str]
-    mac: str | None
+    mac: str | None = Field(description="Of the NIC that it boots from.")
+    nics: list[NicShown] = Field(description="All of them, that one first.")
     address: str | None = Field(None, description="Its fixed IPv4 address in the project's network.")
     image: str | None = None
     snapshot: str | None = None
@@ -338,6 +366,7 @@ class NodeShown(Shown):
             project=view.project,
             labels=node.labels,
             mac=nic.mac if nic else None,
+            nics=[NicShown.of(actor, one) for one in view.nics],
             address=view.address,
             image=view.image,
             snapshot=view.snapshot,

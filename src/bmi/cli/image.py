@@ -166,12 +166,15 @@ def share(session: Session, name: str, other: str, project: str | None) -> None:
 @image.command()
 @click.argument("name")
 @click.option("--with", "other", required=True, help="The project that may not use it any more.")
+@click.option("--of", metavar="PROJECT", help="Whose image is meant, if several share one with yours.")
 @project_option
 @output.json_option
 @pass_session
-def unshare(session: Session, name: str, other: str, project: str | None) -> None:
-    """Let another project use an image no more. What runs there goes on."""
-    output.item(session, session.client.unshare_image(name, other, project=project), _SHOW)
+def unshare(session: Session, name: str, other: str, of: str | None, project: str | None) -> None:
+    """Let another project use an image no more, or do without one that is shared with yours. What runs there goes
+    on.
+    """
+    output.item(session, session.client.unshare_image(name, other, project=project, of=of), _SHOW)
 
 
 @image.command()

@@ -28,6 +28,7 @@ _SHOW: output.Columns = {
     "created": lambda network: output.when(network["created_at"]),
 }
 _project_option = click.option("--project", help="For administrators: the project that is meant.")
+_of_option = click.option("--of", metavar="PROJECT", help="Whose network is meant, if several have its name.")
 _nic_option = click.option("--nic", default="boot", show_default=True, help="The NIC of the node.")
 
 
@@ -94,16 +95,28 @@ def share(session: Session, name: str, other: str | None, public: bool, project:
 @click.argument("name")
 @click.option("--with", "other", help="The project that may attach to it no more.")
 @click.option("--public", is_flag=True, help="For administrators: no longer every project.")
+@_of_option
 @_project_option
 @output.json_option
 @pass_session
-def unshare(session: Session, name: str, other: str | None, public: bool, project: str | None) -> None:
-    """Take a network back from another project, or from all; refused while nodes of theirs are on it."""
-    _change(session, name, other, public=public, shared=False, project=project)
+def unshare(
+    session: Session, name: str, other: str | None, public: bool, of: str | None, project: str | None
+) -> None:
+    """Take a network back from another project, or from all; refused while nodes of theirs are on it. With your own
+    project: do without one that is shared with you.
+    """
+    _change(session, name, other, public=public, shared=False, project=project, of=of)
 
 
 def _change(
-    session: Session, name: str, other: str | None, *, public: bool, shared: bool, project: str | None
+    session: Session,
+    name: str,
+    other: str | None,
+    *,
+    public: bool,
+    shared: bool,
+    project: str | None,
+    of: str | None = None,
 ) -> None:
     if public == bool(other):
         raise click.UsageError("Give either --with or --public.")
@@ -113,7 +126,7 @@ def _change(
     elif shared:
         changed = client.share_network(name, other, project=project)
     else:
-        changed = client.unshare_network(name, other, project=project)
+        changed = client.unshare_network(name, other, project=project, of=of)
     output.item(session, changed, _SHOW)
 
 
@@ -122,13 +135,21 @@ def _change(
 @click.argument("node")
 @_nic_option
 @click.option("--tagged/--native", default=False, help="With its VLAN tag, or without.")
+@_of_option
 @wait_options
 @pass_session
 def attach(
-    session: Session, name: str, node: str, nic: str, tagged: bool, wait: bool, timeout_s: float
+    session: Session,
+    name: str,
+    node: str,
+    nic: str,
+    tagged: bool,
+    of: str | None,
+    wait: bool,
+    timeout_s: float,
 ) -> None:
     """Put a NIC of a node on a network."""
-    made = session.client.attach_network(name, node, nic=nic, tagged=tagged)
+    made = session.client.attach_network(name, node, nic=nic, tagged=tagged, of=of)
     operated(session, made, wait=wait, timeout_s=timeout_s)
 
 
@@ -136,8 +157,12 @@ def attach(
 @click.argument("name")
 @click.argument("node")
 @_nic_option
+@_of_option
 @wait_options
 @pass_session
-def detach(session: Session, name: str, node: str, nic: str, wait: bool, timeout_s: float) -> None:
+def detach(
+    session: Session, name: str, node: str, nic: str, of: str | None, wait: bool, timeout_s: float
+) -> None:
     """Take a NIC of a node off a network."""
-    operated(session, session.client.detach_network(name, node, nic=nic), wait=wait, timeout_s=timeout_s)
+    made = session.client.detach_network(name, node, nic=nic, of=of)
+    operated(session, made, wait=wait, timeout_s=timeout_s)

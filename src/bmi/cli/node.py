@@ -3,7 +3,7 @@
 import os
 import sys
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import click
 
@@ -11,6 +11,16 @@ from bmi.cli import output
 from bmi.cli.session import Session, pass_session
 from bmi.cli.sizes import size
 from bmi.cli.waiting import operated, seen_through, wait_options
+
+
+def _nic(nic: dict[str, Any]) -> str:
+    """Such as `data 52:54:00:12:34:57 (sw1 port13) on storage, backend tagged`."""
+    networks = ", ".join(
+        network["name"] + (" tagged" if network["tagged"] else "") for network in nic["networks"]
+    )
+    where = f" ({nic['switch']} {nic['port']})" if nic["switch"] else ""
+    return f"{nic['name']} {nic['mac']}{where}{f' on {networks}' if networks else ''}"
+
 
 _LIST: output.Columns = {
     "NAME": lambda node: node["name"],
@@ -41,6 +51,7 @@ _SHOW: output.Columns = {
     ),
     "mac": lambda node: node["mac"],
     "switch port": lambda node: node["switch"] and f"{node['switch']} {node['port']}",
+    "NICs": lambda node: "; ".join(map(_nic, node["nics"])),
     "BMC": lambda node: node["bmc"] and f"{node['bmc']['driver']}+{node['bmc']['address']}",
     "registered": lambda node: output.when(node["created_at"]),
 }

@@ -131,7 +131,7 @@ class Client(ImageCalls, StorageCalls, PeopleCalls, SwitchCalls, NetworkCalls):
     ) -> Allocation:
         """Gives `count` free nodes that have all these labels to a project, or none."""
         body = {"count": count, "labels": list(labels), "project": project}
-        return cast("Allocation", self._call("POST", "/pool/allocate", body))
+        return cast("Allocation", self._call_once("POST", "/pool/allocate", body))
 
     def free_node(self, name: str) -> Operation:
         """Gives a node without a volume back to the pool."""

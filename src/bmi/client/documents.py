@@ -159,12 +159,27 @@ class Bmc(TypedDict):
     verify_tls: bool
 
 
+class NicNetwork(TypedDict):
+    name: str
+    project: str | None
+    tagged: bool
+
+
+class Nic(TypedDict):
+    name: str
+    mac: str
+    networks: list[NicNetwork]
+    switch: str | None
+    port: str | None
+
+
 class Node(TypedDict):
     name: str
     state: str
     project: str | None
     labels: list[str]
     mac: str | None
+    nics: list[Nic]
     address: str | None
     image: str | None
     snapshot: str | None

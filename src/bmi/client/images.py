@@ -58,9 +58,14 @@ class ImageCalls(Transfers):
         """Lets the project `other` use an image."""
         return cast("Image", self._call("PUT", path("images", name, "shares", other), project=project))
 
-    def unshare_image(self, name: str, other: str, *, project: str | None = None) -> Image:
-        """Lets the project `other` use an image no more; what runs there goes on."""
-        return cast("Image", self._call("DELETE", path("images", name, "shares", other), project=project))
+    def unshare_image(
+        self, name: str, other: str, *, project: str | None = None, of: str | None = None
+    ) -> Image:
+        """Lets the project `other` use an image no more; what runs there goes on. Where that is the caller's,
+        `of` says whose image is meant.
+        """
+        made = self._call("DELETE", path("images", name, "shares", other), project=project, of=of)
+        return cast("Image", made)
 
     def move_image(self, name: str, to: str | None, *, project: str | None = None) -> Image:
         """Gives all versions of an image to another project, or (None) to the site."""

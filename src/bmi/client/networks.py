@@ -38,16 +38,23 @@ class NetworkCalls(Transport):
         made = self._call("PUT", path("networks", name, "shares", other), project=project)
         return cast("TenantNetwork", made)
 
-    def unshare_network(self, name: str, other: str, *, project: str | None = None) -> TenantNetwork:
-        """Lets the project `other` attach to a network no more."""
-        made = self._call("DELETE", path("networks", name, "shares", other), project=project)
+    def unshare_network(
+        self, name: str, other: str, *, project: str | None = None, of: str | None = None
+    ) -> TenantNetwork:
+        """Lets the project `other` attach to a network no more; where that is the caller's, `of` says whose
+        network is meant.
+        """
+        made = self._call("DELETE", path("networks", name, "shares", other), project=project, of=of)
         return cast("TenantNetwork", made)
 
-    def attach_network(self, name: str, node: str, *, nic: str = "boot", tagged: bool = False) -> Operation:
-        """Puts a NIC of a node on a network."""
-        body = {"node": node, "nic": nic, "tagged": tagged}
+    def attach_network(
+        self, name: str, node: str, *, nic: str = "boot", tagged: bool = False, of: str | None = None
+    ) -> Operation:
+        """Puts a NIC of a node on a network, where several have the name on that `of` a project."""
+        body = {"node": node, "nic": nic, "tagged": tagged, "of": of}
         return self._operate("POST", path("networks", name, "attach"), body)
 
-    def detach_network(self, name: str, node: str, *, nic: str = "boot") -> Operation:
-        """Takes a NIC of a node off a network."""
-        return self._operate("POST", path("networks", name, "detach"), {"node": node, "nic": nic})
+    def detach_network(self, name: str, node: str, *, nic: str = "boot", of: str | None = None) -> Operation:
+        """Takes a NIC of a node off a network, where it is on several of the name off that `of` a project."""
+        body = {"node": node, "nic": nic, "of": of}
+        return self._operate("POST", path("networks", name, "detach"), body)

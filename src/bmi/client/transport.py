@@ -73,19 +73,22 @@ class Transport:
             if after is None or (limit is not None and len(items) >= limit):
                 return items
 
-    def _call(self, method: str, path: str, body: Json | None = None, *, project: str | None = None) -> Any:
-        query = _given({"project": project})
-        return self._answer(lambda: self._http.request(method, path, json=body, params=query), again=False)
+    def _call(self, method: str, path: str, body: Json | None = None, **query: str | None) -> Any:
+        given = _given(query)
+        return self._answer(lambda: self._http.request(method, path, json=body, params=given), again=False)
 
-    def _operate(self, method: str, path: str, body: Json | None = None, **query: str | None) -> Operation:
+    def _call_once(self, method: str, path: str, body: Json | None = None, **query: str | None) -> Any:
+        """With an Idempotency-Key: however often it is sent, it is done once."""
         key, given = uuid.uuid4().hex, _given(query)
-        answer = self._answer(
+        return self._answer(
             lambda: self._http.request(
                 method, path, json=body, params=given, headers={"Idempotency-Key": key}
             ),
             again=True,
         )
-        return cast("Operation", answer)
+
+    def _operate(self, method: str, path: str, body: Json | None = None, **query: str | None) -> Operation:
+        return cast("Operation", self._call_once(method, path, body, **query))
 
     @property
     def _sync_timeout(self) -> httpx.Timeout:

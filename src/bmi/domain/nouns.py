@@ -181,6 +181,19 @@ class Node:
 
 
 @dataclass(frozen=True)
+class Allocation:
+    """What a request for nodes with an Idempotency-Key was, `asked`, and the `nodes` and `operations` that it gave:
+    names and ids.
+    """
+
+    token_id: str
+    idempotency_key: str
+    asked: Json
+    nodes: list[str]
+    operations: list[str]
+
+
+@dataclass(frozen=True)
 class Nic:
     """A network interface of a node and the switch port it is cabled to. `open`: it may be on its networks."""
 

@@ -7,8 +7,9 @@ from typing import Any
 
 from sqlalchemy import Connection, select
 
+from bmi.domain import nouns
 from bmi.domain.names import image_name
-from bmi.domain.nouns import Actor, Node, NodeState, Project
+from bmi.domain.nouns import Actor, Json, Node, NodeState, Project
 from bmi.domain.operations import LIVE
 from bmi.domain.plans import ALLOCATE, FREE
 from bmi.errors import BusyError, InUseError, InvalidInputError, InvalidStateError, NotEnoughNodesError
@@ -21,6 +22,8 @@ from bmi.service.core import (
     project_for,
     replayed,
     require_admin,
+    reused_key,
+    view,
     visible_node,
 )
 from bmi.store import operations as journal
@@ -61,7 +64,13 @@ def pool(core: Core) -> list[PoolView]:
 
 
 def allocate_nodes(
-    core: Core, actor: Actor, count: int, *, labels: Sequence[str] = (), project: str | None = None
+    core: Core,
+    actor: Actor,
+    count: int,
+    *,
+    labels: Sequence[str] = (),
+    project: str | None = None,
+    key: str | None = None,
 ) -> Allocation:
     """Gives free nodes that have all these labels to a project: `count` or none."""
     if not 1 <= count <= _MAX_COUNT:
@@ -71,6 +80,10 @@ def allocate_nodes(
         owner = project_for(tx, actor, project)
         free = _lock_pool(tx)
         # Only now: what was seen before the locks were there may have changed meanwhile.
+        asked: Json = {"count": count, "labels": sorted(wanted), "project": owner.name}
+        earlier = _allocated(tx, actor, key, asked)
+        if earlier:
+            return earlier
         taken = _not_to_be_had(tx)
         chosen = [row for row in free if row.id not in taken and wanted.issubset(row.labels)]
         if len(chosen) < count:
@@ -85,7 +98,23 @@ def allocate_nodes(
             for row in given
             if core.settings.isolation.is_external
         ]
-    return Allocation([row.name for row in given], claims)
+        made = Allocation([row.name for row in given], claims)
+        if key and actor.token_id:
+            ids = [claim.operation.id for claim in claims]
+            row = nouns.Allocation(actor.token_id, key, asked, made.nodes, ids)
+            records.allocations.insert(tx, row)
+    return made
+
+
+def _allocated(tx: Connection, actor: Actor, key: str | None, asked: Json) -> Allocation | None:
+    """What an earlier request with the same Idempotency-Key gave; raises InvalidInputError when it was another."""
+    found = records.allocations.find(tx, token_id=actor.token_id, idempotency_key=key) if key else None
+    if found is None:
+        return None
+    if found.asked != asked:
+        raise reused_key("allocation")
+    claims = [view(tx, journal.operations.get(tx, operation_id)) for operation_id in found.operations]
+    return Allocation(found.nodes, claims)
 
 
 def _lock_pool(tx: Connection) -> Sequence[Any]:

@@ -1,6 +1,6 @@
 """What every use case needs, and the questions all of them ask: who is it, may they, which object."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -101,6 +101,14 @@ def network_of(tx: Connection, project: Project) -> Network:
     return network
 
 
+def require_open(tx: Connection, project_id: str | None) -> None:
+    """Raises InvalidStateError for a project that is being opened or closed: nothing may be made in it, and nothing
+    is left when it goes. To be called before its quota is, after all other rows are locked.
+    """
+    if project_id is not None:
+        network_of(tx, records.projects.get(tx, project_id))
+
+
 def visible_node(tx: Connection, actor: Actor, name: str, *, lock: bool = False) -> Node:
     """A node that the actor may see: their project's, or any for an administrator."""
     node = records.nodes.find(tx, name=name, lock=lock)
@@ -141,8 +149,9 @@ def visible_image(tx: Connection, project_id: str | None, name: str) -> Image:
     elif len(sharing) > 1:
         raise InvalidInputError(
             "image",
-            f"several projects share an image {wanted.name!r} with yours.",
-            remedy="Ask one of them to call it differently, or an administrator for a copy.",
+            f"several projects ({', '.join(sorted(project_names(tx, sharing).values()))}) share an image "
+            f"{wanted.name!r} with yours.",
+            remedy=f"Drop what you do not mean: bmi image unshare {wanted.name} --with YOURS --of PROJECT",
         )
     else:
         owner = next(iter(sharing), None)
@@ -172,6 +181,22 @@ def locked_image(tx: Connection, image: Image) -> Image:
 
 def _no_such_image(name: str) -> NotFoundError:
     return NotFoundError("image", name, remedy="`bmi image list` shows the images that you may use.")
+
+
+def receives(tx: Connection, actor: Actor, other: Project, project: str | None) -> bool:
+    """Whether the actor asks for the project that something is shared with, and not for its owner."""
+    return (not actor.is_admin or bool(project)) and project_for(tx, actor, project).id == other.id
+
+
+def shared_by(owners: Mapping[str | None, str], kind: str, name: str, of: str | None) -> str | None:
+    """Which of the owners (None: the site) is meant, the one that is said or the only one."""
+    if not of and len(owners) > 1:
+        raise InvalidInputError(
+            "of",
+            f"several projects ({', '.join(sorted(owners.values()))}) share a {kind} {name!r}.",
+            remedy="Say whose is meant: --of PROJECT.",
+        )
+    return of or next(iter(owners.values()), None)
 
 
 def visible_snapshot(tx: Connection, project_id: str, name: str, *, lock: bool = False) -> Snapshot:
@@ -216,19 +241,26 @@ def enqueue(
 
 
 def replayed(
-    tx: Connection, actor: Actor, key: str | None, kind: str, subject_name: str
+    tx: Connection, actor: Actor, key: str | None, kind: str, subject_name: str, asked: Json | None = None
 ) -> OperationView | None:
     """What an earlier request with the same Idempotency-Key made; None when there was none.
 
-    Raises InvalidInputError when the key was used for something else.
+    Raises InvalidInputError when the key was used for something else, or where the operation's arguments differ
+    from what is `asked` now.
     """
     found = journal.find_by_idempotency_key(tx, actor, key) if key else None
     if found is None:
         return None
-    if (found.kind, found.subject_name) != (kind, subject_name):
-        raise InvalidInputError(
-            "Idempotency-Key",
-            f"it was used for {found.kind} of {found.subject_name}.",
-            remedy="Use a new key for a new request.",
-        )
+    same = (asked or {}).items() <= found.args.items()
+    if (found.kind, found.subject_name) != (kind, subject_name) or not same:
+        raise reused_key(f"{found.kind} of {found.subject_name}")
     return view(tx, found)
+
+
+def reused_key(used_for: str) -> InvalidInputError:
+    """What is said when an Idempotency-Key comes with another request."""
+    return InvalidInputError(
+        "Idempotency-Key",
+        f"it was used for another {used_for}.",
+        remedy="Use a new key for a new request.",
+    )

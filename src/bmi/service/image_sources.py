@@ -27,6 +27,7 @@ from bmi.service.core import (
     project_for,
     replayed,
     require_admin,
+    require_open,
     visible_snapshot,
 )
 from bmi.service.image_names import meant_image, title, versions_of
@@ -92,6 +93,7 @@ def check_import(
         earlier = replayed(tx, actor, key, IMPORT_IMAGE.kind, name)
         if earlier is None:
             owner = _owner(tx, actor, name, told)
+            require_open(tx, owner)
             quotas.require(tx, owner, quotas.Amount(images=1, image_bytes=size_bytes))
         return earlier
 
@@ -274,6 +276,7 @@ def _record(
     image_id, now = made.id or new_id(), core.now()
     # Of a file only its own size is known; that of the disk in it is found, and counted, by the import.
     known_size = made.size_bytes if made.plan in {PROMOTE_IMAGE, PROMOTE_VOLUME} else None
+    require_open(tx, owner)
     quotas.require(tx, owner, quotas.Amount(images=1, image_bytes=made.size_bytes or 0))
     was_public = before.public if before else False
     image = Image(

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from sqlalchemy import ColumnElement, Connection, and_, case, delete, exists, insert, not_, or_, select
 
 from bmi.domain.names import image_name, image_reference, labels
-from bmi.domain.nouns import Actor, Image, Json, ObjectState
+from bmi.domain.nouns import Actor, Image, Json, ObjectState, Project
 from bmi.domain.plans import DELETE_IMAGE, FLATTEN_IMAGE
 from bmi.errors import (
     AlreadyExistsError,
@@ -20,12 +20,16 @@ from bmi.service import quotas
 from bmi.service.core import (
     Core,
     OperationView,
+    chosen_version,
     enqueue,
     locked_image,
     project_names,
+    receives,
     replayed,
     require_admin,
+    require_open,
     sees_image,
+    shared_by,
 )
 from bmi.service.image_names import managed_image, may_manage, meant_image, title, users_of, versions_of
 from bmi.service.volumes import require_ready
@@ -200,17 +204,30 @@ def _refuse_taken(tx: Connection, name: str, project_id: str | None) -> None:
 
 
 def share_image(
-    core: Core, actor: Actor, name: str, other: str, *, shared: bool, project: str | None = None
+    core: Core,
+    actor: Actor,
+    name: str,
+    other: str,
+    *,
+    shared: bool,
+    project: str | None = None,
+    of: str | None = None,
 ) -> ImageView:
     """Lets the project `other` use an image that is not public, or (`shared` False) ends that: no new node
     boots from it there, those that run go on. All versions, also those to come, unless one is named.
+
+    The project that an image is shared with may end that as well, and says whose it is (`of`) if several share one
+    of this name.
     """
     with core.write() as tx:
-        image = managed_image(tx, actor, name, project)
-        one_version = image_reference(name).version is not None
         found = records.projects.find(tx, name=other)
+        if found and not shared and receives(tx, actor, found, project):
+            image = _received(tx, found, name, of)
+        else:
+            image = managed_image(tx, actor, name, project)
         if found is None:
             raise NotFoundError("project", other, remedy="Ask the other project for its exact name.")
+        one_version = image_reference(name).version is not None
         if found.id == image.project_id:
             raise InvalidInputError("with", f"the image is {other!r}'s own.", remedy="Name another project.")
         meant = records.images.list(tx, *_scope(image, one_version=one_version))
@@ -219,6 +236,17 @@ def share_image(
         if shared:
             tx.execute(insert(_shares), [{"image_id": known, "project_id": found.id} for known in ids])
         return _views(tx, actor, [image])[0]
+
+
+def _received(tx: Connection, receiver: Project, name: str, of: str | None) -> Image:
+    """The image that is shared with a project, locked."""
+    wanted = image_reference(name)
+    here = exists().where(_shares.c.image_id == _images.c.id, _shares.c.project_id == receiver.id)
+    found = records.images.list(tx, here, name=wanted.name)
+    owners = project_names(tx, {image.project_id for image in found})
+    owner = shared_by(owners, "image", wanted.name, of)
+    versions = [image for image in found if owners.get(image.project_id) == owner]
+    return locked_image(tx, chosen_version(versions, wanted))
 
 
 def move_image(
@@ -242,6 +270,7 @@ def move_image(
         for version in versions:
             journal.refuse_if_busy(tx, "image", version.id, title(version))
         size_bytes = sum(version.size_bytes or 0 for version in versions)
+        require_open(tx, owner)
         quotas.require(tx, owner, quotas.Amount(images=len(versions), image_bytes=size_bytes))
         public = owner is None or (image.project_id is not None and image.public)
         ids = [version.id for version in versions]

@@ -8,7 +8,7 @@ from sqlalchemy import ColumnElement, Connection, exists, or_, select
 
 from bmi.domain.addressing import free_vlan
 from bmi.domain.names import label
-from bmi.domain.nouns import BOOT_NIC, Actor, Attachment, Network, Nic, Node, ObjectState
+from bmi.domain.nouns import BOOT_NIC, Actor, Attachment, Json, Network, Nic, Node, ObjectState, Project
 from bmi.domain.plans import ATTACH_NETWORK, DETACH_NETWORK, Plan
 from bmi.errors import ForbiddenError, InUseError, InvalidInputError, InvalidStateError, NotFoundError
 from bmi.service import quotas
@@ -19,12 +19,16 @@ from bmi.service.core import (
     names_of,
     project_for,
     project_names,
+    receives,
     replayed,
     require_admin,
+    require_open,
+    shared_by,
     visible_node,
 )
 from bmi.store import operations as journal
 from bmi.store import ports, records, schema
+from bmi.store.database import Turn, take_turns
 from bmi.store.ids import new_id
 
 _NETWORKS, _SHARES, _ATTACHMENTS = schema.networks, schema.network_shares, schema.attachments
@@ -72,7 +76,9 @@ def create_network(
         raise InvalidInputError("vlan", f"{vlan} is out of range.", remedy="Give a VLAN id from 2 to 4094.")
     with core.write() as tx:
         owner = None if actor.is_admin and project is None else project_for(tx, actor, project)
+        require_open(tx, owner.id if owner else None)
         quotas.require(tx, owner.id if owner else None, quotas.Amount(networks=1))
+        take_turns(tx, Turn.CHOOSING_NETWORKS)
         used = {network.vlan for network in records.networks.list(tx)}
         network = Network(
             id=new_id(),
@@ -128,12 +134,24 @@ def _knows(actor: Actor, member: Member) -> bool:
 
 
 def share_network(
-    core: Core, actor: Actor, name: str, other: str, *, shared: bool, project: str | None = None
+    core: Core,
+    actor: Actor,
+    name: str,
+    other: str,
+    *,
+    shared: bool,
+    project: str | None = None,
+    of: str | None = None,
 ) -> NetworkView:
-    """Lets another project attach to a network, or no more; that is refused while its nodes are on it."""
+    """Lets another project attach to a network, or no more; that is refused while its nodes are on it. That
+    project may end it as well, and says whose network is meant (`of`) if several share one of this name.
+    """
     with core.database.write() as tx:
-        network = _own(tx, actor, name, project)
         partner = records.projects.find(tx, name=other)
+        if partner and not shared and receives(tx, actor, partner, project):
+            network = _received(tx, partner, name, of)
+        else:
+            network = _own(tx, actor, name, project)
         if partner is None:
             raise NotFoundError("project", other, remedy="Ask its members what it is called.")
         if partner.id == network.project_id:
@@ -146,6 +164,16 @@ def share_network(
         elif tx.execute(select(_SHARES.c.network_id).where(*there)).first() is None:
             tx.execute(_SHARES.insert().values(network_id=network.id, project_id=partner.id))
         return _views(tx, actor, [network])[0]
+
+
+def _received(tx: Connection, receiver: Project, name: str, of: str | None) -> Network:
+    """The network that is shared with a project, locked."""
+    here = exists().where(_SHARES.c.network_id == _NETWORKS.c.id, _SHARES.c.project_id == receiver.id)
+    found = records.networks.list(tx, here, name=name)
+    owners = names_of(tx, schema.projects, {network.project_id for network in found})
+    owner = shared_by(owners, "network", name, of)
+    meant = next((network for network in found if owners.get(network.project_id) == owner), None)
+    return _locked(tx, meant, name)
 
 
 def publish_network(
@@ -174,17 +202,25 @@ def attach_network(
     *,
     nic: str = BOOT_NIC,
     tagged: bool = False,
+    of: str | None = None,
     key: str | None = None,
 ) -> OperationView:
-    """Puts a node's NIC on a network of its project, or one that its project may use. While the node is on its
+    """Puts a node's NIC on a network of its project, or one that its project may use: where several have the name,
+    the project's own, the site's or a public one, or the one of the project `of`. While the node is on its
     networks its switch port follows; else it will when the node is provisioned.
     """
+    asked: Json = {"network": name, "nic": nic, "tagged": tagged, "of": of}
     with core.write() as tx:
-        earlier = replayed(tx, actor, key, ATTACH_NETWORK.kind, node_name)
+        earlier = replayed(tx, actor, key, ATTACH_NETWORK.kind, node_name, asked)
         if earlier:
             return earlier
         node, found = _nic(tx, actor, node_name, nic)
-        network = _usable(tx, node, name)
+        if found.port is None:
+            raise InvalidStateError(
+                f"BMI knows of no switch port of NIC {nic!r} of node {node_name!r}: it cannot put it on a network.",
+                remedy="An administrator says where it is cabled to: bmi switch cable.",
+            )
+        network = _usable(tx, node, name, of)
         if found.name == BOOT_NIC and (network.boot or not tagged):
             raise InvalidStateError(
                 f"The NIC {BOOT_NIC!r} is on the project's boot network, untagged, whenever the node has a volume.",
@@ -194,20 +230,30 @@ def attach_network(
         if leaving:
             records.attachments.delete(tx, nic_id=found.id, network_id=network.id)
         records.attachments.insert(tx, Attachment(found.id, network.id, tagged))
-        return _follow(core, tx, actor, ATTACH_NETWORK, node, found, network, key)
+        return _follow(core, tx, actor, ATTACH_NETWORK, node, found, network, asked, key)
 
 
 def detach_network(
-    core: Core, actor: Actor, name: str, node_name: str, *, nic: str = BOOT_NIC, key: str | None = None
+    core: Core,
+    actor: Actor,
+    name: str,
+    node_name: str,
+    *,
+    nic: str = BOOT_NIC,
+    of: str | None = None,
+    key: str | None = None,
 ) -> OperationView:
-    """Takes a node's NIC off a network. It counts as on it until its switch says that it is off."""
+    """Takes a node's NIC off a network. It counts as on it until its switch says that it is off. Where it is on
+    several of the name, the same one is meant as when it was attached.
+    """
+    asked: Json = {"network": name, "nic": nic, "of": of}
     with core.write() as tx:
-        earlier = replayed(tx, actor, key, DETACH_NETWORK.kind, node_name)
+        earlier = replayed(tx, actor, key, DETACH_NETWORK.kind, node_name, asked)
         if earlier:
             return earlier
         node, found = _nic(tx, actor, node_name, nic)
         on_it = exists().where(_ATTACHMENTS.c.network_id == _NETWORKS.c.id, _ATTACHMENTS.c.nic_id == found.id)
-        network = records.networks.find(tx, on_it, name=name)
+        network = _meant(tx, on_it, name, node.project_id, of)
         if network is None:
             raise InvalidStateError(
                 f"The NIC {nic!r} of node {node_name!r} is not on a network {name!r}.",
@@ -220,7 +266,7 @@ def detach_network(
             )
         leaving = {"leaving": True}
         records.attachments.update(tx, nic_id=found.id, network_id=network.id, values=leaving)
-        return _follow(core, tx, actor, DETACH_NETWORK, node, found, network, key)
+        return _follow(core, tx, actor, DETACH_NETWORK, node, found, network, asked, key)
 
 
 def _nic(tx: Connection, actor: Actor, node_name: str, nic: str) -> tuple[Node, Nic]:
@@ -240,9 +286,9 @@ def _nic(tx: Connection, actor: Actor, node_name: str, nic: str) -> tuple[Node, 
     return node, found
 
 
-def _usable(tx: Connection, node: Node, name: str) -> Network:
+def _usable(tx: Connection, node: Node, name: str, of: str | None) -> Network:
     """The network that the node's project means by a name, locked: who deletes it at the same moment waits."""
-    network = _named(tx, sees_network(node.project_id), name, node.project_id)
+    network = _named(tx, node.project_id, name, of)
     locked = records.networks.find(tx, id=network.id, state=ObjectState.READY, lock=True)
     # Asked again now that nobody can take it back: a share may have ended before the lock was there.
     if locked is None or records.networks.find(tx, sees_network(node.project_id), id=locked.id) is None:
@@ -258,11 +304,12 @@ def _follow(
     node: Node,
     nic: Nic,
     network: Network,
+    asked: Json,
     key: str | None,
 ) -> OperationView:
     if nic.open:
         ports.touch(tx, nic, core.now())
-    args = {"network": network.name, "network_id": network.id, "nic": nic.name, "nic_id": nic.id}
+    args = {**asked, "network_id": network.id, "nic_id": nic.id}
     subject = ("node", node.id, node.name)
     return enqueue(core, tx, actor, plan, subject, project_id=node.project_id, args=args, key=key)
 
@@ -302,25 +349,42 @@ def _visible(tx: Connection, actor: Actor, name: str, project: str | None) -> Ne
         if not found:
             raise _no_such_network(name)
         return (of_site or found)[0]
-    own = project_for(tx, actor, project).id
-    return _named(tx, sees_network(own), name, own)
+    return _named(tx, project_for(tx, actor, project).id, name)
 
 
-def _named(tx: Connection, seen: ColumnElement[bool], name: str, own: str | None) -> Network:
-    """Of those that are seen the own one, else the public one, else the only one: anybody may share one of any
-    name.
-    """
-    found = records.networks.list(tx, seen, name=name)
-    owned = [network for network in found if network.project_id == own] or [
-        network for network in found if network.public
-    ]
-    if len(found) > 1 and not owned:
-        raise InvalidInputError(
-            "name", f"several networks {name!r} are shared with your project.", remedy="Have one renamed."
-        )
-    if not found:
+def _named(tx: Connection, project_id: str | None, name: str, of: str | None = None) -> Network:
+    """The network that a name means to a project; raises NotFoundError."""
+    network = _meant(tx, sees_network(project_id), name, project_id, of)
+    if network is None:
         raise _no_such_network(name)
-    return (owned or found)[0]
+    return network
+
+
+def _meant(
+    tx: Connection, where: ColumnElement[bool], name: str, own: str | None, of: str | None
+) -> Network | None:
+    """Of these networks the one of the project `of`; or else the own one, that of the site, a public one, or the
+    only one: anybody may share one of any name.
+    """
+    found = records.networks.list(tx, where, name=name)
+    owners = names_of(tx, schema.projects, {network.project_id for network in found})
+    if of is not None:
+        return next((network for network in found if owners.get(network.project_id) == of), None)
+    closest = (
+        [network for network in found if network.project_id == own]
+        or [network for network in found if network.project_id is None]
+        or [network for network in found if network.public]
+        or found
+    )
+    if len(closest) > 1:
+        sharing = ", ".join(sorted(owners[network.project_id] for network in closest))
+        raise InvalidInputError(
+            "of",
+            f"several projects ({sharing}) share a network {name!r} with yours.",
+            remedy="Say whose is meant (--of PROJECT), or drop a share: "
+            f"bmi network unshare {name} --with YOURS --of PROJECT",
+        )
+    return closest[0] if closest else None
 
 
 def _no_such_network(name: str) -> NotFoundError:
@@ -339,7 +403,12 @@ def _own(tx: Connection, actor: Actor, name: str, project: str | None) -> Networ
             "project.",
             remedy="Make another one: bmi network create.",
         )
-    locked = records.networks.find(tx, id=network.id, lock=True)
+    return _locked(tx, network, name)
+
+
+def _locked(tx: Connection, network: Network | None, name: str) -> Network:
+    """The network as it is now and stays until the transaction ends; NotFoundError when there is none."""
+    locked = records.networks.find(tx, id=network.id, lock=True) if network else None
     if locked is None:
         raise _no_such_network(name)
     return locked

@@ -7,10 +7,10 @@ from sqlalchemy import Connection
 
 from bmi.domain.names import label
 from bmi.domain.nouns import Image, Network, Node, ObjectState, Project, Snapshot, Volume
-from bmi.errors import InvalidInputError, InvalidStateError
+from bmi.errors import InvalidInputError
 from bmi.service import quotas
 from bmi.service.core import Core, locked_image, visible_image, visible_snapshot
-from bmi.service.volumes import free_name, held_volume, require_ready
+from bmi.service.volumes import detached_volume, free_name, require_ready
 from bmi.store import records
 from bmi.store.ids import new_id
 
@@ -84,14 +84,9 @@ class Source:
 def source_of(tx: Connection, project: Project, order: Order) -> Source:
     """What the order names; raises NotFoundError, InvalidStateError."""
     if order.volume:
-        held = held_volume(tx, project, order.volume)
-        if held.node:
-            raise InvalidStateError(
-                f"The node {held.node.name!r} has the volume {order.volume!r}.",
-                remedy=f"Detach it first: bmi release {held.node.name} --keep-volume",
-            )
-        require_ready("volume", held.volume)
-        return Source(records.images.get(tx, held.volume.image_id), volume=held.volume)
+        volume = detached_volume(tx, project, order.volume)
+        require_ready("volume", volume)
+        return Source(records.images.get(tx, volume.image_id), volume=volume)
     snapshot = visible_snapshot(tx, project.id, order.snapshot, lock=True) if order.snapshot else None
     named = (
         records.images.get(tx, snapshot.image_id)

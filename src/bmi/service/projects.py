@@ -11,6 +11,7 @@ from bmi.errors import InUseError, InvalidInputError, NotFoundError
 from bmi.service.core import Core, OperationView, enqueue, replayed, require_admin
 from bmi.store import operations as journal
 from bmi.store import records, schema
+from bmi.store.database import Turn, take_turns
 from bmi.store.ids import new_id
 
 
@@ -48,6 +49,7 @@ def create_project(
         earlier = replayed(tx, actor, key, OPEN_NETWORK.kind, name)
         if earlier:
             return earlier
+        take_turns(tx, Turn.CHOOSING_NETWORKS)
         now, others = core.now(), records.networks.list(tx)
         project = records.projects.insert(tx, Project(new_id(), name, now, claims_as=claims_as))
         pools = core.settings.networks

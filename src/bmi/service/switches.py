@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, or_, select
 
 from bmi.domain.names import label, mac_address
 from bmi.domain.nouns import BOOT_NIC, Actor, Json, Nic, Node, Port, Switch
@@ -13,6 +13,7 @@ from bmi.service.core import Core, OperationView, enqueue, names_of, replayed, r
 from bmi.store import operations as journal
 from bmi.store import ports as port_rows
 from bmi.store import records, schema
+from bmi.store.database import Turn, take_turns
 from bmi.store.ids import new_id
 
 
@@ -121,6 +122,7 @@ def cable(core: Core, actor: Actor, cables: Sequence[Cable]) -> int:
     """
     require_admin(actor)
     with core.write() as tx:
+        _lock(tx, cables)
         for number, one in enumerate(cables, start=1):
             try:
                 _cable(core, tx, one)
@@ -128,6 +130,17 @@ def cable(core: Core, actor: Actor, cables: Sequence[Cable]) -> int:
                 error.detail = f"Cable {number} ({one.switch} {one.port}): {error.detail}"
                 raise
     return len(cables)
+
+
+def _lock(tx: Connection, cables: Sequence[Cable]) -> None:
+    """Everything that is there and may be changed, by id and not in the file's order: others do so too."""
+    take_turns(tx, Turn.CABLING)
+    nodes, nics, ports, switches = schema.nodes, schema.nics, schema.ports, schema.switches
+    named = nodes.c.name.in_({one.node for one in cables if one.node})
+    found = tx.scalars(select(nodes.c.id).where(named).order_by(nodes.c.id).with_for_update()).all()
+    here = select(switches.c.id).where(switches.c.name.in_({one.switch for one in cables}))
+    before = select(nics.c.switch_id).where(nics.c.node_id.in_(found))
+    port_rows.lock(tx, or_(ports.c.switch_id.in_(here), ports.c.switch_id.in_(before)))
 
 
 def _cable(core: Core, tx: Connection, said: Cable) -> None:

@@ -96,13 +96,29 @@ def held_volume(tx: Connection, project: Project, name: str) -> HeldVolume:
     node = records.nodes.get(tx, found.node_id, lock=True) if found.node_id else None
     if node:
         journal.refuse_if_busy(tx, "node", node.id, node.name)
+    return HeldVolume(_held(tx, found), project, node)
+
+
+def detached_volume(tx: Connection, project: Project, name: str) -> Volume:
+    """The volume, locked, if no node has it. Whoever asks holds a node already, and so waits for no other."""
+    found = visible_volume(tx, project.id, name)
+    if found.node_id:
+        node = records.nodes.get(tx, found.node_id)
+        raise InvalidStateError(
+            f"The node {node.name!r} has the volume {name!r}.",
+            remedy=f"Detach it first: bmi release {node.name} --keep-volume",
+        )
+    return _held(tx, found)
+
+
+def _held(tx: Connection, found: Volume) -> Volume:
     volume = records.volumes.find(tx, id=found.id, lock=True)
     if volume is None or volume.node_id != found.node_id:
         raise BusyError(
-            f"The volume {name!r} has just been attached, detached or deleted.", remedy="Look again."
+            f"The volume {found.name!r} has just been attached, detached or deleted.", remedy="Look again."
         )
-    journal.refuse_if_busy(tx, "volume", volume.id, name)
-    return HeldVolume(volume, project, node)
+    journal.refuse_if_busy(tx, "volume", volume.id, found.name)
+    return volume
 
 
 def require_ready(kind: str, thing: Volume | Snapshot | Image) -> None:

@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,16 @@ from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import make_url
 
 Clock = Callable[[], float]
+
+
+class Turn(Enum):
+    """What takes turns, across all servers; the numbers are any constants."""
+
+    MIGRATING = 7550
+    # Which VLAN and which address range are free.
+    CHOOSING_NETWORKS = 7551
+    CABLING = 7552
+
 
 # As many as the API's thread limiter admits (40) and a worker's default threads beside them.
 _POOL_SIZE = 60
@@ -59,11 +70,17 @@ def migrate(engine: Engine) -> None:
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     with engine.connect().execution_options(bmi_begin="BEGIN IMMEDIATE") as connection, connection.begin():
-        if engine.dialect.name == "postgresql":
-            # Servers that start together take turns; the number is any constant.
-            connection.exec_driver_sql("SELECT pg_advisory_xact_lock(7550)")
+        take_turns(connection, Turn.MIGRATING)  # servers that start together
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
+
+
+def take_turns(tx: Connection, what: Turn) -> None:
+    """Waits until no other transaction has this turn, and keeps it until this one ends: for choices that hang on
+    rows which do not exist yet. SQLite has one writer anyway.
+    """
+    if tx.dialect.name == "postgresql":
+        tx.exec_driver_sql(f"SELECT pg_advisory_xact_lock({what.value})")
 
 
 class Database:

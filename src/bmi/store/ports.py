@@ -63,6 +63,7 @@ def touch(tx: Connection, nic: Nic, now: float) -> None:
     """What the NIC should be on has changed, by its attachments or by being opened or closed."""
     if nic.switch_id is None or nic.port is None:
         return
+    lock(tx, _of_node(nic.node_id))
     found = records.ports.find(tx, switch_id=nic.switch_id, name=nic.port, lock=True)
     if found:
         make_due(tx, [found.id], now)
@@ -70,14 +71,22 @@ def touch(tx: Connection, nic: Nic, now: float) -> None:
         manage(tx, nic.switch_id, nic.port, now)
 
 
+def lock(tx: Connection, *where: ColumnElement[bool]) -> None:
+    """Holds these ports until the transaction ends. Whoever holds several takes them by id, which makes no circle."""
+    tx.execute(select(_PORTS.c.id).where(*where).order_by(_PORTS.c.id).with_for_update())
+
+
 def make_due(tx: Connection, port_ids: Iterable[str], now: float) -> None:
     """Has these ports made what they should be, whatever was seen of them before."""
+    these = _PORTS.c.id.in_(list(port_ids))
+    lock(tx, these)
     anew: dict[str, Any] = {"revision": _PORTS.c.revision + 1, "due_at": now, "attempts": 0, "problem": None}
-    tx.execute(update(_PORTS).where(_PORTS.c.id.in_(list(port_ids))).values(anew))
+    tx.execute(update(_PORTS).where(these).values(anew))
 
 
 def set_open(tx: Connection, node_id: str, now: float, *, is_open: bool) -> list[Port]:
     """Lets a node on its networks, or takes it off them; returns the ports of its NICs."""
+    lock(tx, _of_node(node_id))
     cabled = [nic for nic in records.nics.list(tx, node_id=node_id, order="name") if nic.port]
     for nic in cabled:
         if nic.open != is_open:
@@ -90,8 +99,22 @@ def set_open(tx: Connection, node_id: str, now: float, *, is_open: bool) -> list
 
 def of_node(tx: Connection, node_id: str) -> list[Port]:
     """The managed ports that a node is cabled to."""
-    mine = exists().where(_OF_NIC, _NICS.c.node_id == node_id)
-    return records.ports.list(tx, mine, order="name")
+    return records.ports.list(tx, _of_node(node_id), order="name")
+
+
+def _of_node(node_id: str) -> ColumnElement[bool]:
+    return exists().where(_OF_NIC, _NICS.c.node_id == node_id)
+
+
+def forget_left(tx: Connection) -> None:
+    """Forgets what NICs were to leave, where their ports are as they should be: they have left. Usually the operation
+    that took them off does; one that failed, with its switch away, is not there any more when that is back.
+
+    To be called without ports locked: who takes a NIC off locks the attachment first.
+    """
+    attachments = schema.attachments
+    unsettled = exists().where(_OF_NIC, _NICS.c.id == attachments.c.nic_id, UNSETTLED)
+    records.attachments.delete(tx, attachments.c.leaving, ~unsettled)
 
 
 def try_again(tx: Connection, node_id: str, now: float) -> None:
@@ -105,8 +128,8 @@ def is_unsettled(node_id: ColumnElement[str] | str) -> ColumnElement[bool]:
 
 
 def due(tx: Connection, now: float) -> list[Port]:
-    """The ports that somebody has to see to now."""
-    return records.ports.list(tx, UNSETTLED, _PORTS.c.due_at <= now, order="switch_id")
+    """The ports that somebody has to see to now, by id."""
+    return records.ports.list(tx, UNSETTLED, _PORTS.c.due_at <= now)
 
 
 def others_come(tx: Connection, switch_id: str) -> bool:
@@ -145,10 +168,11 @@ def claim_switch(tx: Connection, switch_id: str, keeper: str, *, now: float, lea
     return bool(tx.execute(update(table).where(table.c.id == switch_id, free).values(values)).rowcount)
 
 
-def keep_switches(tx: Connection, keeper: str, until: float) -> None:
-    """One heartbeat for all sessions of a keeper."""
+def keep_switches(tx: Connection, switch_ids: Iterable[str], keeper: str, until: float) -> None:
+    """One heartbeat for the sessions of a keeper with these switches."""
     table = schema.switches
-    tx.execute(update(table).where(table.c.keeper == keeper).values(kept_until=until))
+    kept = (table.c.id.in_(list(switch_ids)), table.c.keeper == keeper)
+    tx.execute(update(table).where(*kept).values(kept_until=until))
 
 
 def release_switch(tx: Connection, switch_id: str, keeper: str) -> bool:

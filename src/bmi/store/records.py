@@ -54,9 +54,12 @@ _BUSY = {
     ("operations_live_subject", "operations.subject_kind, operations.subject_id"): (
         "Another operation on this object has just begun."
     ),
-    ("operations_idempotency", "operations.token_id, operations.idempotency_key"): (
-        "Another request with this Idempotency-Key has just been made."
-    ),
+    (
+        "operations_idempotency",
+        "operations.token_id, operations.idempotency_key",
+        "allocations_pkey",
+        "allocations.token_id, allocations.idempotency_key",
+    ): ("Another request with this Idempotency-Key has just been made."),
 }
 
 
@@ -182,6 +185,7 @@ audit = Gateway(schema.audit, nouns.AuditEntry, "audit entry")
 networks = Gateway(schema.networks, nouns.Network, "network")
 switches = Gateway(schema.switches, nouns.Switch, "switch")
 nodes = Gateway(schema.nodes, nouns.Node, "node")
+allocations = Gateway(schema.allocations, nouns.Allocation, "allocation")
 nics = Gateway(schema.nics, nouns.Nic, "NIC")
 attachments = Gateway(schema.attachments, nouns.Attachment, "attachment")
 ports = Gateway(schema.ports, nouns.Port, "port")

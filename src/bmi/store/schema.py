@@ -227,6 +227,17 @@ nodes = Table(
     Index("nodes_project", "project_id"),
 )
 
+# What requests with an Idempotency-Key were given: an operation, which else tells of it, need not be there.
+allocations = Table(
+    "allocations",
+    metadata,
+    Column("token_id", _ID, ForeignKey("tokens.id", ondelete="CASCADE"), primary_key=True),
+    Column("idempotency_key", String(128), primary_key=True),
+    Column("asked", JSON, nullable=False),
+    Column("nodes", JSON, nullable=False),
+    Column("operations", JSON, nullable=False),
+)
+
 nics = Table(
     "nics",
     metadata,

@@ -131,7 +131,8 @@ class Keeper:
         if running and time.monotonic() >= self._renew_at:
             self._renew_at = time.monotonic() + self._lease_s / 3
             with self._db.write() as tx:
-                rows.keep_switches(tx, self._owner, self._db.now() + self._lease_s)
+                # Of the others the lease runs out: a session that stumbled begins again.
+                rows.keep_switches(tx, running, self._owner, self._db.now() + self._lease_s)
 
     def _all_have_come(self, switch_id: str, ports: list[Port], now: float) -> bool:
         """Whether waiting longer would gain nothing, or too little: a session takes as long as the last one did."""
@@ -198,6 +199,8 @@ class Keeper:
                     tx, id=port.id, values=self._outcome(switch, port, results[port.name], now)
                 )
             behind = rows.nodes_behind(tx, session.ports)
+        with self._db.write() as tx:
+            rows.forget_left(tx)
         for node_id in behind:
             # One at a time: a transaction that locks several operations could meet another that does.
             with self._db.write() as tx:

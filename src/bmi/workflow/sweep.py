@@ -21,6 +21,7 @@ from bmi.domain.plans import IMAGE_MAKERS
 from bmi.drivers.storage import Ref
 from bmi.errors import BmiError, DriverError
 from bmi.store import operations as journal
+from bmi.store import ports as port_rows
 from bmi.store import records, schema
 from bmi.workflow import inventory
 from bmi.workflow.cabling import narrow_all
@@ -79,6 +80,8 @@ class Sweep:
             inventory.look(self._tools)
         except BmiError as error:
             log.warning("Nodes could not be compared with the service that they are taken from: %s", error)
+        with self._tools.database.write() as tx:
+            port_rows.forget_left(tx)
         narrow_all(self._tools, stopped=self._stop.is_set)
 
     def parts(self) -> Iterable[Callable[[], Iterator[Orphan]]]:

@@ -13,6 +13,7 @@ from bmi.api.deps import (
     BoundsDep,
     CoreDep,
     IdempotencyKey,
+    OwnerQuery,
     ProjectQuery,
     UploadsDir,
     accepted,
@@ -228,13 +229,13 @@ def share_image(
 
 @router.delete(
     "/images/{name}/shares/{other}",
-    summary="Let the project `other` use an image no more; what runs there goes on",
+    summary="Let the project `other`, perhaps the own one, use an image no more; what runs there goes on",
     responses=documented(401, 403, 404, 422),
 )
 def unshare_image(
-    core: CoreDep, actor: ActorDep, name: str, other: str, project: ProjectQuery = None
+    core: CoreDep, actor: ActorDep, name: str, other: str, project: ProjectQuery = None, of: OwnerQuery = None
 ) -> ImageShown:
-    return ImageShown.of(images.share_image(core, actor, name, other, shared=False, project=project))
+    return ImageShown.of(images.share_image(core, actor, name, other, shared=False, project=project, of=of))
 
 
 @router.post(

@@ -3,7 +3,7 @@
 from fastapi import APIRouter, Response
 
 from bmi.api.bodies import AttachNetwork, ChangeNetwork, CreateNetwork, DetachNetwork
-from bmi.api.deps import ActorDep, BoundsDep, CoreDep, IdempotencyKey, ProjectQuery, accepted
+from bmi.api.deps import ActorDep, BoundsDep, CoreDep, IdempotencyKey, OwnerQuery, ProjectQuery, accepted
 from bmi.api.models import OperationShown, Page, TenantNetworkShown
 from bmi.api.problems import documented
 from bmi.service import networks
@@ -74,14 +74,14 @@ def share_network(
 
 @router.delete(
     "/{name}/shares/{other}",
-    summary="Let the project `other` attach to a network no more; refused while its nodes are on it",
+    summary="Let the project `other`, perhaps the own one, attach to a network no more; refused while its nodes are on it",
     responses=documented(401, 403, 404, 409, 422),
 )
 def unshare_network(
-    core: CoreDep, actor: ActorDep, name: str, other: str, project: ProjectQuery = None
+    core: CoreDep, actor: ActorDep, name: str, other: str, project: ProjectQuery = None, of: OwnerQuery = None
 ) -> TenantNetworkShown:
     return TenantNetworkShown.of(
-        networks.share_network(core, actor, name, other, shared=False, project=project)
+        networks.share_network(core, actor, name, other, shared=False, project=project, of=of)
     )
 
 
@@ -99,7 +99,9 @@ def attach_network(
     response: Response,
     key: IdempotencyKey = None,
 ) -> OperationShown:
-    view = networks.attach_network(core, actor, name, body.node, nic=body.nic, tagged=body.tagged, key=key)
+    view = networks.attach_network(
+        core, actor, name, body.node, nic=body.nic, tagged=body.tagged, of=body.of, key=key
+    )
     return OperationShown.of(actor, accepted(response, view))
 
 
@@ -117,5 +119,5 @@ def detach_network(
     response: Response,
     key: IdempotencyKey = None,
 ) -> OperationShown:
-    view = networks.detach_network(core, actor, name, body.node, nic=body.nic, key=key)
+    view = networks.detach_network(core, actor, name, body.node, nic=body.nic, of=body.of, key=key)
     return OperationShown.of(actor, accepted(response, view))

@@ -390,6 +390,17 @@ def upgrade() -> None:  # noqa: PLR0915  # as many statements as the schema has 
         batch_op.create_index("events_node", ["node_id", "id"], unique=False)
 
     op.create_table(
+        "allocations",
+        sa.Column("token_id", sa.String(length=32), nullable=False),
+        sa.Column("idempotency_key", sa.String(length=128), nullable=False),
+        sa.Column("asked", sa.JSON(), nullable=False),
+        sa.Column("nodes", sa.JSON(), nullable=False),
+        sa.Column("operations", sa.JSON(), nullable=False),
+        sa.ForeignKeyConstraint(["token_id"], ["tokens.id"], ondelete="CASCADE"),
+        sa.PrimaryKeyConstraint("token_id", "idempotency_key"),
+    )
+
+    op.create_table(
         "nics",
         sa.Column("id", sa.String(length=32), nullable=False),
         sa.Column("node_id", sa.String(length=32), nullable=False),
