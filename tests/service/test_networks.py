@@ -20,13 +20,12 @@ from bmi.errors import (
 )
 from bmi.service import images, networks, nodes, operations, projects, quotas
 from bmi.service.allocation import free_node
+from bmi.service.attachments import attach_network, detach_network
 from bmi.service.core import OperationView
 from bmi.service.image_sources import Source, Told, import_image
 from bmi.service.networks import (
-    attach_network,
     create_network,
     delete_network,
-    detach_network,
     get_network,
     list_networks,
     share_network,

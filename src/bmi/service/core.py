@@ -90,10 +90,10 @@ def names_of(tx: Connection, table: Table, ids: set[str | None]) -> dict[str | N
     return dict(tx.execute(select(table.c.id, table.c.name).where(table.c.id.in_(wanted))).all())
 
 
-def network_of(tx: Connection, project: Project) -> Network:
-    """The project's boot network, locked; raises InvalidStateError while it is not ready."""
+def network_of(tx: Connection, project: Project, *, also: ObjectState = ObjectState.READY) -> Network:
+    """The project's boot network, locked; raises InvalidStateError while it is neither ready nor `also`."""
     network = records.networks.find(tx, project_id=project.id, boot=True, lock=True)
-    if network is None or network.state is not ObjectState.READY:
+    if network is None or network.state not in {ObjectState.READY, also}:
         raise InvalidStateError(
             f"The boot network of project {project.name!r} is {network.state if network else 'missing'}.",
             remedy="Wait for the operation that opens it, or ask an administrator to look at it.",
@@ -102,11 +102,11 @@ def network_of(tx: Connection, project: Project) -> Network:
 
 
 def require_open(tx: Connection, project_id: str | None) -> None:
-    """Raises InvalidStateError for a project that is being opened or closed: nothing may be made in it, and nothing
-    is left when it goes. To be called before its quota is, after all other rows are locked.
+    """Raises InvalidStateError for a project that is being closed: nothing is left when it goes. To be called
+    before its quota is, after all other rows are locked.
     """
     if project_id is not None:
-        network_of(tx, records.projects.get(tx, project_id))
+        network_of(tx, records.projects.get(tx, project_id), also=ObjectState.CREATING)
 
 
 def visible_node(tx: Connection, actor: Actor, name: str, *, lock: bool = False) -> Node:

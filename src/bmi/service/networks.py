@@ -8,26 +8,20 @@ from sqlalchemy import ColumnElement, Connection, exists, or_, select
 
 from bmi.domain.addressing import free_vlan
 from bmi.domain.names import label
-from bmi.domain.nouns import BOOT_NIC, Actor, Attachment, Json, Network, Nic, Node, ObjectState, Project
-from bmi.domain.plans import ATTACH_NETWORK, DETACH_NETWORK, Plan
+from bmi.domain.nouns import Actor, Network, ObjectState, Project
 from bmi.errors import ForbiddenError, InUseError, InvalidInputError, InvalidStateError, NotFoundError
 from bmi.service import quotas
 from bmi.service.core import (
     Core,
-    OperationView,
-    enqueue,
     names_of,
     project_for,
     project_names,
     receives,
-    replayed,
     require_admin,
     require_open,
     shared_by,
-    visible_node,
 )
-from bmi.store import operations as journal
-from bmi.store import ports, records, schema
+from bmi.store import records, schema
 from bmi.store.database import Turn, take_turns
 from bmi.store.ids import new_id
 
@@ -191,129 +185,6 @@ def publish_network(
         return _views(tx, actor, [records.networks.get(tx, network.id)])[0]
 
 
-# ---- attached ---------------------------------------------------------------------------------------
-
-
-def attach_network(
-    core: Core,
-    actor: Actor,
-    name: str,
-    node_name: str,
-    *,
-    nic: str = BOOT_NIC,
-    tagged: bool = False,
-    of: str | None = None,
-    key: str | None = None,
-) -> OperationView:
-    """Puts a node's NIC on a network of its project, or one that its project may use: where several have the name,
-    the project's own, the site's or a public one, or the one of the project `of`. While the node is on its
-    networks its switch port follows; else it will when the node is provisioned.
-    """
-    asked: Json = {"network": name, "nic": nic, "tagged": tagged, "of": of}
-    with core.write() as tx:
-        earlier = replayed(tx, actor, key, ATTACH_NETWORK.kind, node_name, asked)
-        if earlier:
-            return earlier
-        node, found = _nic(tx, actor, node_name, nic)
-        if found.port is None:
-            raise InvalidStateError(
-                f"BMI knows of no switch port of NIC {nic!r} of node {node_name!r}: it cannot put it on a network.",
-                remedy="An administrator says where it is cabled to: bmi switch cable.",
-            )
-        network = _usable(tx, node, name, of)
-        if found.name == BOOT_NIC and (network.boot or not tagged):
-            raise InvalidStateError(
-                f"The NIC {BOOT_NIC!r} is on the project's boot network, untagged, whenever the node has a volume.",
-                remedy="Attach other networks to it with --tagged, or to another NIC.",
-            )
-        leaving = records.attachments.find(tx, nic_id=found.id, network_id=network.id, leaving=True)
-        if leaving:
-            records.attachments.delete(tx, nic_id=found.id, network_id=network.id)
-        records.attachments.insert(tx, Attachment(found.id, network.id, tagged))
-        return _follow(core, tx, actor, ATTACH_NETWORK, node, found, network, asked, key)
-
-
-def detach_network(
-    core: Core,
-    actor: Actor,
-    name: str,
-    node_name: str,
-    *,
-    nic: str = BOOT_NIC,
-    of: str | None = None,
-    key: str | None = None,
-) -> OperationView:
-    """Takes a node's NIC off a network. It counts as on it until its switch says that it is off. Where it is on
-    several of the name, the same one is meant as when it was attached.
-    """
-    asked: Json = {"network": name, "nic": nic, "of": of}
-    with core.write() as tx:
-        earlier = replayed(tx, actor, key, DETACH_NETWORK.kind, node_name, asked)
-        if earlier:
-            return earlier
-        node, found = _nic(tx, actor, node_name, nic)
-        on_it = exists().where(_ATTACHMENTS.c.network_id == _NETWORKS.c.id, _ATTACHMENTS.c.nic_id == found.id)
-        network = _meant(tx, on_it, name, node.project_id, of)
-        if network is None:
-            raise InvalidStateError(
-                f"The NIC {nic!r} of node {node_name!r} is not on a network {name!r}.",
-                remedy="`bmi network list` shows which nodes are on which.",
-            )
-        if network.boot and found.name == BOOT_NIC:
-            raise InvalidStateError(
-                f"The node {node_name!r} boots from the network {name!r}.",
-                remedy=f"bmi release {node_name} takes it off.",
-            )
-        leaving = {"leaving": True}
-        records.attachments.update(tx, nic_id=found.id, network_id=network.id, values=leaving)
-        return _follow(core, tx, actor, DETACH_NETWORK, node, found, network, asked, key)
-
-
-def _nic(tx: Connection, actor: Actor, node_name: str, nic: str) -> tuple[Node, Nic]:
-    node = visible_node(tx, actor, node_name, lock=True)
-    journal.refuse_if_busy(tx, "node", node.id, node_name)
-    if node.project_id is None:
-        raise InvalidStateError(
-            f"The node {node_name!r} is {node.state}; nobody has it.",
-            remedy="Allocate it first: bmi node allocate",
-        )
-    found = records.nics.find(tx, node_id=node.id, name=nic)
-    if found is None:
-        names = ", ".join(one.name for one in records.nics.list(tx, node_id=node.id, order="name"))
-        raise InvalidInputError(
-            "nic", f"the node {node_name!r} has no NIC {nic!r}.", remedy=f"It has {names}."
-        )
-    return node, found
-
-
-def _usable(tx: Connection, node: Node, name: str, of: str | None) -> Network:
-    """The network that the node's project means by a name, locked: who deletes it at the same moment waits."""
-    network = _named(tx, node.project_id, name, of)
-    locked = records.networks.find(tx, id=network.id, state=ObjectState.READY, lock=True)
-    # Asked again now that nobody can take it back: a share may have ended before the lock was there.
-    if locked is None or records.networks.find(tx, sees_network(node.project_id), id=locked.id) is None:
-        raise _no_such_network(name)
-    return locked
-
-
-def _follow(
-    core: Core,
-    tx: Connection,
-    actor: Actor,
-    plan: Plan,
-    node: Node,
-    nic: Nic,
-    network: Network,
-    asked: Json,
-    key: str | None,
-) -> OperationView:
-    if nic.open:
-        ports.touch(tx, nic, core.now())
-    args = {**asked, "network_id": network.id, "nic_id": nic.id}
-    subject = ("node", node.id, node.name)
-    return enqueue(core, tx, actor, plan, subject, project_id=node.project_id, args=args, key=key)
-
-
 # ---- looking ----------------------------------------------------------------------------------------
 
 
@@ -347,20 +218,20 @@ def _visible(tx: Connection, actor: Actor, name: str, project: str | None) -> Ne
                 "project", f"several projects have a network {name!r}.", remedy="Say which: --project NAME."
             )
         if not found:
-            raise _no_such_network(name)
+            raise no_such_network(name)
         return (of_site or found)[0]
-    return _named(tx, project_for(tx, actor, project).id, name)
+    return named(tx, project_for(tx, actor, project).id, name)
 
 
-def _named(tx: Connection, project_id: str | None, name: str, of: str | None = None) -> Network:
+def named(tx: Connection, project_id: str | None, name: str, of: str | None = None) -> Network:
     """The network that a name means to a project; raises NotFoundError."""
-    network = _meant(tx, sees_network(project_id), name, project_id, of)
+    network = meant(tx, sees_network(project_id), name, project_id, of)
     if network is None:
-        raise _no_such_network(name)
+        raise no_such_network(name)
     return network
 
 
-def _meant(
+def meant(
     tx: Connection, where: ColumnElement[bool], name: str, own: str | None, of: str | None
 ) -> Network | None:
     """Of these networks the one of the project `of`; or else the own one, that of the site, a public one, or the
@@ -387,7 +258,8 @@ def _meant(
     return closest[0] if closest else None
 
 
-def _no_such_network(name: str) -> NotFoundError:
+def no_such_network(name: str) -> NotFoundError:
+    """The refusal of a name that means nothing to who asks."""
     return NotFoundError("network", name, remedy="`bmi network list` shows those that you may use.")
 
 
@@ -410,7 +282,7 @@ def _locked(tx: Connection, network: Network | None, name: str) -> Network:
     """The network as it is now and stays until the transaction ends; NotFoundError when there is none."""
     locked = records.networks.find(tx, id=network.id, lock=True) if network else None
     if locked is None:
-        raise _no_such_network(name)
+        raise no_such_network(name)
     return locked
 
 

@@ -6,7 +6,7 @@ from bmi.api.bodies import AttachNetwork, ChangeNetwork, CreateNetwork, DetachNe
 from bmi.api.deps import ActorDep, BoundsDep, CoreDep, IdempotencyKey, OwnerQuery, ProjectQuery, accepted
 from bmi.api.models import OperationShown, Page, TenantNetworkShown
 from bmi.api.problems import documented
-from bmi.service import networks
+from bmi.service import attachments, networks
 
 router = APIRouter(prefix="/networks", tags=["networks"])
 
@@ -99,7 +99,7 @@ def attach_network(
     response: Response,
     key: IdempotencyKey = None,
 ) -> OperationShown:
-    view = networks.attach_network(
+    view = attachments.attach_network(
         core, actor, name, body.node, nic=body.nic, tagged=body.tagged, of=body.of, key=key
     )
     return OperationShown.of(actor, accepted(response, view))
@@ -119,5 +119,5 @@ def detach_network(
     response: Response,
     key: IdempotencyKey = None,
 ) -> OperationShown:
-    view = networks.detach_network(core, actor, name, body.node, nic=body.nic, of=body.of, key=key)
+    view = attachments.detach_network(core, actor, name, body.node, nic=body.nic, of=body.of, key=key)
     return OperationShown.of(actor, accepted(response, view))
