@@ -27,7 +27,7 @@ def place(request: pytest.FixtureRequest) -> Iterator[Place]:
             return
         if request.param == "ceph":
             options, others = ceph.store(request.getfixturevalue("ceph_cluster"), Path(directory))
-            yield Place("ceph", options, 4 << 20, others, CEPH_EFFECTS, sequences=10)
+            yield Place("ceph", options, 4 << 20, others, CEPH_EFFECTS, sequences=5)
             return
         with mounted(Path(directory), request.param) as mount_point:
             yield Place("local", {"path": str(mount_point / "bmi"), "size_gib": 2}, unit=4096)
