@@ -1,6 +1,7 @@
 """tgt seen by real initiators: who gets in, what survives a kill, what is left when something fails."""
 
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -165,6 +166,7 @@ def test_a_target_is_removed_under_io(site: Site, silent: bool) -> None:
         _until(lambda: site.export.bytes_served(site.portal)[target.iqn] > 1 << 20)
         if silent:
             reader.send_signal(signal.SIGSTOP)
+            _until(lambda: _stands_still(site))  # tgtd has no room for a further answer
         site.export.remove(site.portal, target.iqn)
         assert site.export.list(site.portal) == [volume(site.folder, 2).iqn]
         assert target.backing.location not in _open_files(pid_of(site.export, site.portal))
@@ -336,6 +338,20 @@ def test_a_hung_tgtd_is_a_timeout_and_can_be_removed(site: Site) -> None:
     assert not site.home.exists()
 
 
+def test_a_server_with_many_open_files_ends_its_tgtd(site: Site) -> None:
+    site.export.ensure_portal(site.portal, [volume(site.folder, 1)])
+    daemon = site.export._daemon(site.portal)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    with ExitStack() as opened:
+        opened.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+        # select(2) knows no number above 1,023.
+        while opened.enter_context(Path(os.devnull).open("rb")).fileno() < 1024:
+            pass
+        site.export.remove_portal(site.portal)
+    assert daemon.pid() is None
+
+
 def test_a_missing_file_hurts_only_its_own_volume(site: Site) -> None:
     good, lost = volume(site.folder, 1), volume(site.folder, 2)
     Path(lost.backing.location).unlink()
@@ -400,6 +416,12 @@ def test_two_bmis_with_long_paths_do_not_meet(site: Site, tmp_path: Path) -> Non
             assert site.export.list(site.portal) == [volume(site.folder, 1).iqn]
         finally:
             other.remove_portal(portal)
+
+
+def _stands_still(site: Site) -> bool:
+    before = site.export.bytes_served(site.portal)
+    time.sleep(0.2)
+    return site.export.bytes_served(site.portal) == before
 
 
 def _until(condition: Callable[[], bool]) -> None:

@@ -9,13 +9,14 @@ import signal
 import struct
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from bmi import process
 from bmi.drivers.export import Portal
 from bmi.drivers.export.doorkeeper import Doorkeeper
+from bmi.drivers.export.hang_up import hang_up
 from bmi.drivers.export.tgt_protocol import ManagementSocket, Mode, NotRunningError, Op, RefusedError
 from bmi.errors import DriverError, TimedOutError
 
@@ -116,22 +117,35 @@ class TgtDaemon:
         SIGKILL is the only signal tgtd obeys; what it has acknowledged is in the page cache already.
         """
         self._dismiss()
-        pid = self.pid()
-        if pid is None:
-            return
-        try:
-            handle = os.pidfd_open(pid)
-        except ProcessLookupError:
-            return
-        try:
-            if self.pid() != pid:  # it died, and the number may be somebody else's by now
+        with self._process() as handle:
+            if handle is None:
                 return
             with suppress(ProcessLookupError):
                 signal.pidfd_send_signal(handle, signal.SIGKILL)
-            if not select.select([handle], [], [], _DEATH_S)[0]:
-                raise TimedOutError(f"tgtd (pid {pid}) did not end within {_DEATH_S} s of SIGKILL.", pid=pid)
-        finally:
-            os.close(handle)
+            poller = select.poll()
+            poller.register(handle, select.POLLIN)
+            if not poller.poll(_DEATH_S * 1000):
+                raise TimedOutError(f"tgtd of {self.home.name} did not end within {_DEATH_S} s of SIGKILL.")
+
+    def hang_up(self, peers: Collection[str]) -> None:
+        """Closes its connections with these addresses. tgtd closes one only when something happens to it, which
+        is never when the node was turned off with answers on their way to it.
+        """
+        with self._process() as handle, suppress(ProcessLookupError):
+            if handle is not None:
+                hang_up(handle, peers)
+
+    @contextmanager
+    def _process(self) -> Iterator[int | None]:
+        """The process as a pidfd, if there is one: its number may be somebody else's the next moment."""
+        pid = self.pid()
+        with ExitStack() as opened:
+            handle = None
+            if pid is not None:
+                with suppress(ProcessLookupError):
+                    handle = os.pidfd_open(pid)
+                    opened.callback(os.close, handle)
+            yield handle if self.pid() == pid else None
 
     def portals(self) -> Sequence[str]:
         """Where it listens, as `address:port`."""
