@@ -1,5 +1,6 @@
 """The Ceph driver beside others in a pool, with few rights, and while the cluster fails."""
 
+import gc
 import os
 import subprocess
 import sys
@@ -32,6 +33,11 @@ TIMEOUT_S, CALL_S = 3, 20
 def store_in(cluster: CephCluster, directory: Path, **options: object) -> CephStorage:
     chosen, _ = ceph.store(cluster, directory)
     return create(**(chosen | {"timeout_s": TIMEOUT_S} | options))
+
+
+def open_files() -> int:
+    gc.collect()  # earlier tests' stores are not counted
+    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 @pytest.fixture
@@ -198,10 +204,25 @@ def test_a_namespace_is_enough(ceph_cluster: CephCluster, tmp_path: Path) -> Non
 def test_what_is_configured_wrongly_is_said_at_once(
     ceph_cluster: CephCluster, tmp_path: Path, change: dict[str, object], error: type[BmiError], text: str
 ) -> None:
-    with pytest.raises(error, match=text) as caught:
-        store_in(ceph_cluster, tmp_path, **change).check()
-    assert not caught.value.retryable
-    assert caught.value.remedy
+    before = open_files()
+    storage = store_in(ceph_cluster, tmp_path, **change)
+    for _ in range(2):
+        with pytest.raises(error, match=text) as caught:
+            storage.check()
+        assert not caught.value.retryable
+        assert caught.value.remedy
+    assert open_files() == before  # or trying again and again would use up what a process may have
+
+
+def test_a_store_that_nobody_uses_any_more_ends_its_connection(
+    ceph_cluster: CephCluster, tmp_path: Path
+) -> None:
+    before = open_files()
+    storage = store_in(ceph_cluster, tmp_path)
+    storage.check()
+    assert open_files() > before
+    del storage
+    assert open_files() == before
 
 
 def test_a_wrong_key_is_refused_for_good(ceph_cluster: CephCluster, tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ into errors of ours. A call of librbd is a chain of requests: where the cluster 
 took up to five times the limit until the call came back; it always came back.
 """
 
-import atexit
 import errno
 import json
 import os
@@ -52,18 +51,29 @@ def effect(name: str) -> None:
 __all__ = ["Pool", "effect", "rados", "rbd"]
 
 
-_pools: "weakref.WeakSet[Pool]" = weakref.WeakSet()
+def _end(held: list[tuple[int, Any, Any]]) -> None:
+    """Ends the connections (process, ioctx, cluster) that this process has made."""
+    while held:
+        process, ioctx, cluster = held.pop()
+        if process == os.getpid():
+            ioctx.close()
+            cluster.shutdown()
 
 
-@atexit.register
-def _close_all() -> None:
-    """Leaves librados before the process takes it apart, which would abort."""
-    for pool in list(_pools):
-        pool.close()
+@contextmanager
+def _ended_on_failure(cluster: Any) -> Iterator[None]:
+    """A connection that is only half made holds descriptors and threads until it is told to end."""
+    try:
+        yield
+    except BaseException:
+        cluster.shutdown()
+        raise
 
 
 class Pool:
-    """One pool of one cluster, as one user."""
+    """One pool of one cluster, as one user. Its connections end with it, and at the latest before the process takes
+    librados apart, which would abort.
+    """
 
     def __init__(
         self, conf: Path, user: str, keyring: Path | None, name: str, namespace: str, timeout_s: float
@@ -75,9 +85,9 @@ class Pool:
         self._process = 0
         self._cluster: Any = None
         self._ioctx: Any = None
-        # Connections that other threads may still be in; ended with the process.
-        self._abandoned: list[tuple[int, Any, Any]] = []
-        _pools.add(self)
+        # With those that were lost: other threads may still be in them.
+        self._held: list[tuple[int, Any, Any]] = []
+        weakref.finalize(self, _end, self._held)
 
     @property
     def ioctx(self) -> Any:
@@ -92,9 +102,11 @@ class Pool:
                 # thread, and one that lived before a fork draws the same in both processes.
                 with ThreadPoolExecutor(1) as fresh_thread:
                     cluster = fresh_thread.submit(self._connect).result()
-                self._ioctx = cluster.open_ioctx(self.name)
+                with _ended_on_failure(cluster):
+                    self._ioctx = cluster.open_ioctx(self.name)
                 self._ioctx.set_namespace(self.namespace)
                 self._cluster, self._process = cluster, os.getpid()
+                self._held.append((self._process, self._ioctx, cluster))
             return self._ioctx
 
     def other(self, pool: str, namespace: str = "") -> Any:
@@ -156,10 +168,7 @@ class Pool:
         """Ends all connections of this process; the next call makes a new one."""
         with self._lock:
             self._abandon()
-            for process, ioctx, cluster in self._abandoned:
-                if process == os.getpid():
-                    ioctx.close()
-                    cluster.shutdown()
+            _end(self._held)
 
     def _limits(self) -> dict[str, str]:
         return dict.fromkeys(
@@ -178,12 +187,11 @@ class Pool:
                 retryable=False,
                 remedy="Name a readable file as `conf` in [storage] options.",
             ) from error
-        cluster.connect()
+        with _ended_on_failure(cluster):
+            cluster.connect()
         return cluster
 
     def _abandon(self) -> None:
-        if self._ioctx is not None:
-            self._abandoned.append((self._process, self._ioctx, self._cluster))
         self._ioctx = self._cluster = None
 
     def _problem(self, action: str, number: int, error: Exception) -> Exception:
