@@ -80,7 +80,13 @@ def test_a_switch_is_in_use_as_long_as_a_node_is_cabled_to_it(site: Site, admin:
     )
     assert made["options"] == {"bridge": "br0", "timeout_s": 5}
     assert [switch["name"] for switch in admin.get("/switches")["items"]] == ["sw1", "sw2"]
-    admin.delete("/switches/sw2")
+    changed = admin("PATCH", "/switches/sw2", {"options": {"timeout_s": None, "bridge": "br1"}})
+    assert changed.json()["options"] == {"bridge": "br1"}
+    admin.refused(422, "PATCH", "/switches/sw2", {"options": {"password": "calvin"}})
+    admin.refused(404, "PATCH", "/switches/sw3", {"options": {}})
+    admin("POST", "/switches/cables", {"cables": [{"switch": "sw2", "port": "spare"}]})
+    assert admin.refused(409, "DELETE", "/switches/sw2")["users"] == ["spare"]
+    admin.delete("/switches/sw2?force=true")
     admin.refused(409, "POST", "/switches", {"name": "sw1", "driver": "ovs"})
     admin.refused(422, "POST", "/switches", {"name": "sw3", "driver": "../ovs"})
     admin.refused(404, "DELETE", "/switches/sw2")

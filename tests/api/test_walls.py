@@ -25,6 +25,7 @@ BODIES: dict[str, Any] = {
     "set_password": {"password": "correct horse battery"},
     "set_member": {"role": "member"},
     "register_switch": {"name": "sw9", "driver": "fake"},
+    "change_switch": {"options": {}},
     "check_switch": {},
     "cable": {"cables": []},
     "register_node": {"name": "n9", "mac": "52:54:00:00:00:99", "bmc": "fake+https://bmc.example.net"},
@@ -53,7 +54,7 @@ BODIES: dict[str, Any] = {
 HEADERS = {"append_upload": {"Upload-Offset": "0", "Content-Type": "application/offset+octet-stream"}}
 # What is refused before it is looked at.
 FOR_ADMINISTRATORS = {
-    *("remove_switch", "get_switch", "list_ports", "check_switch"),
+    *("remove_switch", "change_switch", "get_switch", "list_ports", "check_switch"),
     "delete_project",
     "delete_node",
     "label_node",

@@ -57,3 +57,23 @@ def test_check_diff_and_repair(site: Site, rack: Shell) -> None:
     assert rack.json("switch", "diff", "sw2", exits=1)["differences"][0]["mended"] is False
     assert "is VLAN 300: mended." in rack("switch", "repair", "sw2").stdout
     assert "0 differences left" in rack("switch", "repair", "sw2", "--widen").stdout
+
+
+def test_a_replaced_switch_gets_other_options(rack: Shell) -> None:
+    changed = rack.json("switch", "set", "sw2", "--option", "root=far", "--option", "timeout_s=5")
+    assert changed["options"] == {"root": "far", "timeout_s": 5}
+    assert "is changed" in rack("switch", "set", "sw2", "--option", "timeout_s=null").stdout
+    assert rack.json("switch", "show", "sw2")["options"] == {"root": "far"}
+    rack("switch", "set", "sw2", "--option", "password=calvin", exits=4)
+
+
+def test_hardware_that_is_gone_is_let_go_by_force(bmi: Shell, tmp_path: Path) -> None:
+    file = tmp_path / "cables.csv"
+    bmi("switch", "register", "sw2", "--driver", "fake")
+    file.write_text("switch,port,node,nic\nsw2,p1,n3,boot\n")
+    bmi("switch", "cable", str(file), "--force")
+    file.write_text("switch,port,node,nic\nsw1,p1,n3,boot\n")
+    assert "--force" in bmi("switch", "cable", str(file), exits=4).stderr
+    bmi("switch", "cable", str(file), "--force")
+    assert "--force" in bmi("switch", "delete", "sw2", exits=4).stderr
+    assert "removed" in bmi("switch", "delete", "sw2", "--force").stdout

@@ -33,6 +33,7 @@ def test_every_call(site: Site, client: Client, tmp_path: Path) -> None:
     assert client.register_switch("sw2", driver="fake")["name"] == "sw2"
     assert len(client.list_switches()) == 2
     assert client.get_switch("sw2")["driver"] == "fake"
+    assert client.change_switch("sw2", options={"root": "x"})["options"] == {"root": "x"}
     assert client.cable([{"switch": "sw2", "port": "p1"}]) == 1
     assert client.list_ports("sw2")[0]["name"] == "p1"
     checked = client.check_switch("sw2", repair=True, widen=True)

@@ -132,8 +132,8 @@ def test_cables_in_any_order_and_an_allocation_do_not_meet(
     site.add_switch()
     half, cable = threading.Event(), switches._cable
 
-    def pausing(*args: Any) -> None:
-        cable(*args)
+    def pausing(*args: Any, force: bool) -> None:
+        cable(*args, force=force)
         if not half.is_set():
             half.set()
             time.sleep(_OVERTAKING_S)

@@ -68,10 +68,69 @@ def _until_settled(site: Site) -> None:
 
 def test_a_nic_moves_to_another_port_and_the_old_one_is_closed(cabled: Site) -> None:
     switches.cable(cabled.core, SITE, [Cable("sw2", "p1", "bare1")])
+    with cabled.keeping():
+        _until_settled(cabled)
     switches.cable(cabled.core, SITE, [Cable("sw2", "p2", "bare1")])
     assert ports(cabled) == {"p1": None, "p2": "bare1/boot"}
     with cabled.keeping():
         _until_settled(cabled)
+
+
+def test_a_nic_whose_port_is_perhaps_still_open_is_moved_by_force_only(cabled: Site) -> None:
+    """Its node would be in the pool, and the port forgotten on the network of the project before."""
+    switches.cable(cabled.core, SITE, [Cable("sw2", "p1", "bare1")])
+    with pytest.raises(InvalidStateError, match="not yet closed") as caught:
+        switches.cable(cabled.core, SITE, [Cable("sw2", "p2", "bare1")])
+    assert "--force" in caught.value.remedy
+    switches.cable(cabled.core, SITE, [Cable("sw2", "p2", "bare1")], force=True)
+    assert ports(cabled) == {"p1": None, "p2": "bare1/boot"}
+
+
+def test_a_switch_with_a_port_that_is_perhaps_still_open_is_removed_by_force_only(cabled: Site) -> None:
+    switches.cable(cabled.core, SITE, [Cable("sw2", "p1")])
+    with pytest.raises(InUseError, match="p1") as caught:
+        switches.remove_switch(cabled.core, SITE, "sw2")
+    assert "--force" in caught.value.remedy
+    switches.remove_switch(cabled.core, SITE, "sw2", force=True)
+    with pytest.raises(NotFoundError):
+        switches.get_switch(cabled.core, SITE, "sw2")
+
+
+@pytest.mark.parametrize(
+    "cable", [Cable("sw2", "p1", "bare1"), Cable("sw2", "p1", "bare1", "data", MAC)], ids=["boot", "data"]
+)
+def test_a_node_that_is_in_use_is_not_cabled(cabled: Site, cable: Cable) -> None:
+    """A port that BMI begins to manage is closed: the node would lose its disk."""
+    cabled.provision("bare1", "red")
+    before = cabled.everything()
+    with pytest.raises(InvalidStateError, match="in use") as caught:
+        switches.cable(cabled.core, SITE, [cable])
+    assert "bmi release bare1" in caught.value.remedy
+    assert cabled.everything() == before
+
+
+@pytest.mark.parametrize("name", ["password", "Secret", "enable_password", "token"])
+def test_no_secret_becomes_an_option(cabled: Site, name: str) -> None:
+    before, options = cabled.everything(), {name: "calvin"}
+    with pytest.raises(InvalidInputError, match=f"options.*{name}") as caught:
+        switches.register_switch(cabled.core, SITE, "sw3", driver="fake", options=options)
+    assert "calvin" not in str(caught.value)
+    assert "_file" in caught.value.remedy
+    with pytest.raises(InvalidInputError, match=f"options.*{name}"):
+        switches.change_switch(cabled.core, SITE, "sw2", options=options)
+    assert cabled.everything() == before
+
+
+def test_a_switch_that_was_replaced_is_told_of_and_gets_its_ports_anew(cabled: Site) -> None:
+    switches.cable(cabled.core, SITE, [Cable("sw2", "p1", "bare1")])
+    with cabled.keeping():
+        _until_settled(cabled)
+    switches.change_switch(cabled.core, SITE, "sw2", options={"host": "192.0.2.1", "fingerprint": "old"})
+    changed = switches.change_switch(cabled.core, SITE, "sw2", options={"fingerprint": "new", "host": None})
+    assert changed.options == {"fingerprint": "new"}
+    assert switches.get_switch(cabled.core, SITE, "sw2") == changed
+    [shown] = switches.list_ports(cabled.core, SITE, "sw2")
+    assert shown.port.applied_revision < shown.port.revision
 
 
 @pytest.mark.parametrize(
@@ -97,7 +156,7 @@ def test_one_wrong_line_and_nothing_is_taken_down(cabled: Site, wrong: Cable, er
 def test_a_nic_in_use_is_not_moved(cabled: Site) -> None:
     switches.cable(cabled.core, SITE, [Cable("sw2", "p1", "bare1")])
     cabled.provision("bare1", "red")
-    with pytest.raises(InvalidStateError, match="on its networks"):
+    with pytest.raises(InvalidStateError, match="in use"):
         switches.cable(cabled.core, SITE, [Cable("sw2", "p2", "bare1")])
     assert cabled.switch.list()["p1"] != CLOSED
 
@@ -106,7 +165,10 @@ def test_a_switch_is_kept_while_nodes_are_cabled_to_it(cabled: Site) -> None:
     switches.cable(cabled.core, SITE, [Cable("sw2", "p1", "bare1"), Cable("sw2", "p2")])
     with pytest.raises(InUseError):
         switches.remove_switch(cabled.core, SITE, "sw2")
-    switches.cable(cabled.core, SITE, [Cable("sw1", "elsewhere", "bare1")])
+    with cabled.keeping():
+        _until_settled(cabled)
+        switches.cable(cabled.core, SITE, [Cable("sw1", "elsewhere", "bare1")])
+        _until_settled(cabled)
     switches.remove_switch(cabled.core, SITE, "sw2")
     with pytest.raises(NotFoundError):
         switches.get_switch(cabled.core, SITE, "sw2")
@@ -134,6 +196,7 @@ def test_switches_are_the_administrators(cabled: Site) -> None:
         lambda: switches.cable(cabled.core, member, []),
         lambda: switches.check_switch(cabled.core, member, "sw2", repair=True),
         lambda: switches.remove_switch(cabled.core, member, "sw2"),
+        lambda: switches.change_switch(cabled.core, member, "sw2", options={}),
     ):
         with pytest.raises(ForbiddenError):
             ask()

@@ -1,9 +1,15 @@
 """Ports that somebody else has changed: shown, narrowed by BMI itself, widened only when a person says so."""
 
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
 import pytest
 
 from bmi.domain.nouns import Json, Switch
 from bmi.drivers.switch import CLOSED, PortConfig
+from bmi.drivers.switch.fake import FakeSwitch
+from bmi.errors import DriverError
 from bmi.store import ports as rows
 from bmi.store import records
 from bmi.workflow import cabling
@@ -121,3 +127,89 @@ def test_a_port_that_changes_while_it_is_compared_is_left_to_the_keeper(world: W
     assert world.switch.list()["eth1"] == PortConfig(200)
     settle(world)
     assert world.switch.list()["eth1"] == CLOSED
+
+
+def meanwhile(world: World, monkeypatch: pytest.MonkeyPatch, act: Callable[[], None]) -> None:
+    """Lets something happen while the next session asks the switch for a change."""
+    apply, acts = world.switch.apply, [act]
+
+    def interrupted(ports: Mapping[str, PortConfig]) -> Mapping[str, PortConfig | DriverError]:
+        if acts:
+            acts.pop()()
+        return apply(ports)
+
+    monkeypatch.setattr(world.switch, "apply", interrupted)
+
+
+def test_a_narrowing_that_lost_its_switch_is_done_over_by_the_keeper(
+    world: World, switch: Switch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was stopped in its session, and a keeper has closed the port since: its late word opens that again."""
+
+    def taken_over() -> None:
+        with world.database.write() as tx:
+            records.switches.update(tx, id="switch-1", values={"kept_until": 0})
+            rows.set_open(tx, "node-1", world.database.now(), is_open=False)
+        settle(world)
+        assert world.switch.list()["eth1"] == CLOSED
+
+    put(world, "eth1", PortConfig(100, frozenset({200})))
+    meanwhile(world, monkeypatch, taken_over)
+    differences(world, switch, repair=True)
+    assert world.switch.list()["eth1"] == RIGHT
+    settle(world)
+    assert world.switch.list()["eth1"] == CLOSED
+
+
+def test_a_long_narrowing_keeps_its_switch(
+    world: World, switch: Switch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cabling, "_LEASE_S", 0.6)
+    refused: list[bool] = []
+
+    def much_later() -> None:
+        time.sleep(1.2)
+        with world.database.write() as tx:
+            refused.append(
+                not rows.claim_switch(tx, "switch-1", "other", now=world.database.now(), lease_s=15)
+            )
+
+    put(world, "eth1", PortConfig(100, frozenset({200})))
+    meanwhile(world, monkeypatch, much_later)
+    differences(world, switch, repair=True)
+    assert refused == [True]
+    assert world.switch.list()["eth1"] == RIGHT
+
+
+def test_a_narrowing_looks_again_in_its_session(world: World, switch: Switch) -> None:
+    """A keeper has given the port more since it was compared, and is done with it."""
+    put(world, "eth1", PortConfig(200))
+    found, _managed, _others = cabling.differing(world.tools, switch)
+    with world.database.write() as tx:
+        rows.make_due(tx, ["port-1"], world.database.now())
+    settle(world)
+    with world.database.read() as tx:
+        again = records.ports.get(tx, "port-1")
+    # As listed before the keeper came, with the revision of after it.
+    stale = [replace(one, port=again) for one in found]
+    assert cabling.narrow(world.tools, switch, stale) == set()
+    assert world.switch.list()["eth1"] == RIGHT
+
+
+def test_an_odd_switch_does_not_end_the_round(
+    world: World, switch: Switch, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with world.database.write() as tx:
+        records.switches.insert(tx, replace(switch, id="switch-0", name="odd", driver="odd"))
+        rows.manage(tx, "switch-0", "p1", world.database.now())
+
+    def opened(driver: str, _options: Json) -> FakeSwitch:
+        if driver == "odd":
+            raise KeyError("vlans")
+        return world.switch
+
+    object.__setattr__(world.tools, "switch", opened)
+    put(world, "spare", PortConfig(300))
+    cabling.narrow_all(world.tools, stopped=lambda: False)
+    assert world.switch.list()["spare"] == CLOSED
+    assert "switch odd" in caplog.text

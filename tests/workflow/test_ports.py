@@ -1,5 +1,6 @@
 """The keeper of switch ports: few sessions, no port forgotten, and nobody waits for a switch that is not theirs."""
 
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -288,7 +289,64 @@ def test_only_the_sessions_that_go_on_keep_their_switches(world: World) -> None:
     now = world.database.now()
     with world.database.write() as tx:
         assert rows.claim_switch(tx, "switch-1", "keeper", now=now, lease_s=15)
-        rows.keep_switches(tx, ["switch-2"], "keeper", now + 60)
+        rows.keep_switches(tx, ["another"], now + 60)
         assert rows.claim_switch(tx, "switch-1", "keeper", now=now + 20, lease_s=15)
-        rows.keep_switches(tx, ["switch-1"], "keeper", now + 60)
+        rows.keep_switches(tx, ["keeper"], now + 60)
         assert not rows.claim_switch(tx, "switch-1", "keeper", now=now + 40, lease_s=15)
+
+
+def test_a_session_that_does_not_end_is_given_up_and_done_over(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its ports have a problem to show, the switch is free for the next try, and a late word is not the last."""
+    monkeypatch.setattr("bmi.workflow.ports._PATIENCE_S", 0.2)
+    monkeypatch.setattr("bmi.workflow.ports._PORT_PATIENCE_S", 0)
+    opened_world(world)
+    stuck, ended = threading.Event(), threading.Event()
+
+    def hook(moment: str) -> None:
+        if moment == "before":
+            stuck.wait(20)
+        elif moment == "after":
+            ended.set()
+
+    changed(world, is_open=False)
+    changed(world, is_open=True)
+    keeper = world.keeper("keeper", hook=hook)
+    keeper.look()
+    keeper.finish()
+    with world.database.read() as tx:
+        [port] = records.ports.list(tx)
+        switch = records.switches.get(tx, "switch-1")
+    assert "did not end within" in (port.problem or {})["detail"]
+    assert (port.problem or {})["remedy"]
+    assert switch.name in (port.problem or {})["detail"]
+    changed(world, is_open=False)
+    following = world.keeper("keeper")
+    following.look()
+    following.finish()
+    assert world.switch.list()["eth1"] == CLOSED
+    stuck.set()
+    assert ended.wait(20)
+    assert world.switch.list()["eth1"] == PortConfig(100)
+    following.look()
+    following.finish()
+    assert world.switch.list()["eth1"] == CLOSED
+
+
+def test_an_operation_does_not_wait_for_ever_for_a_port_that_nobody_sees_to(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bmi.workflow.ports._PATIENCE_S", 0.2)
+    monkeypatch.setattr("bmi.workflow.ports._PORT_PATIENCE_S", 0)
+    object.__setattr__(world.tools, "boot_timeout_s", 0.1)
+    made = world.ask("provision")
+    engine = Engine(world.database, STEPS, OUTCOMES, world.tools, owner="w", threads=4)
+    engine.run_until_idle(30)
+    with world.database.read() as tx:
+        from bmi.store import operations as journal
+
+        operation = journal.operations.get(tx, made)
+    assert operation.state is OperationState.FAILED
+    assert "nobody has seen to it" in (operation.problem or {})["detail"]
+    assert (operation.problem or {})["remedy"]

@@ -42,6 +42,7 @@ _PLAIN = {
     "publish_network": ("public",),
     "change_image": ("public", "protected"),
     "allocate_nodes": ("count",),
+    "cable": ("force",),
 }
 
 

@@ -114,6 +114,10 @@ class RegisterSwitch(_Body):
     options: dict[_Name, JsonValue] = Field(default_factory=dict, description="Passed to the driver.")
 
 
+class ChangeSwitch(_Body):
+    options: dict[_Name, JsonValue] = Field(description="What is left out stays; null drops an option.")
+
+
 class CheckSwitch(_Body):
     repair: bool = Field(False, description="Take ports off what they should not be on.")
     widen: bool = Field(False, description="Make ports all that they should be.")
@@ -129,6 +133,7 @@ class CableBody(_Body):
 
 class Cables(_Body):
     cables: list[CableBody] = Field(max_length=10_000)
+    force: bool = Field(False, description="Even off a port that was not seen closed: it is gone.")
 
 
 class NicBody(_Body):

@@ -69,6 +69,7 @@ PERMISSIONS = {
     "list_switches": ADMIN,
     "register_switch": ADMIN,
     "get_switch": ADMIN,
+    "change_switch": ADMIN,
     "remove_switch": ADMIN,
     "list_ports": ADMIN,
     "check_switch": ADMIN,

@@ -31,14 +31,7 @@ def _options(_context: click.Context, _parameter: click.Parameter, given: tuple[
     return options
 
 
-@switch.command()
-@click.argument("name")
-@click.option(
-    "--driver",
-    required=True,
-    help="How it is spoken to, such as ovs or cisco_ios; docs/drivers.md lists all.",
-)
-@click.option(
+_driver_options = click.option(
     "--option",
     "options",
     multiple=True,
@@ -46,6 +39,16 @@ def _options(_context: click.Context, _parameter: click.Parameter, given: tuple[
     callback=_options,
     help="For the driver, such as bridge=br0. May be repeated.",
 )
+
+
+@switch.command()
+@click.argument("name")
+@click.option(
+    "--driver",
+    required=True,
+    help="How it is spoken to, such as ovs or cisco_ios; docs/drivers.md lists all.",
+)
+@_driver_options
 @output.json_option
 @pass_session
 def register(session: Session, name: str, driver: str, options: dict[str, Any]) -> None:
@@ -55,6 +58,20 @@ def register(session: Session, name: str, driver: str, options: dict[str, Any]) 
         output.as_json(made)
     else:
         click.echo(f"Switch {name} is registered.")
+
+
+@switch.command("set")
+@click.argument("name")
+@_driver_options
+@output.json_option
+@pass_session
+def set_options(session: Session, name: str, options: dict[str, Any]) -> None:
+    """Say anew how a switch is reached: after it was replaced, perhaps. What is not named stays; KEY=null drops it."""
+    changed = session.client.change_switch(name, options=options)
+    if session.as_json:
+        output.as_json(changed)
+    else:
+        click.echo(f"Switch {name} is changed, and its ports are seen to: bmi switch check {name}")
 
 
 @switch.command("list")
@@ -105,25 +122,29 @@ def _config(port: Any) -> str:
 
 @switch.command()
 @click.argument("name")
+@click.option(
+    "--force", is_flag=True, help="Even with ports that were not seen closed: the hardware is gone."
+)
 @output.json_option
 @pass_session
-def delete(session: Session, name: str) -> None:
+def delete(session: Session, name: str, force: bool) -> None:
     """Forget a switch that no node is cabled to."""
-    session.client.remove_switch(name)
+    session.client.remove_switch(name, force=force)
     output.done(session, f"Switch {name} is removed.")
 
 
 @switch.command()
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--force", is_flag=True, help="Even off ports that were not seen closed: they are gone.")
 @output.json_option
 @pass_session
-def cable(session: Session, file: Path) -> None:
+def cable(session: Session, file: Path, force: bool) -> None:
     """Say what is cabled to which port, from FILE: all of it, or nothing when a line is wrong.
 
     FILE is CSV with a first line of names, or JSON: a list of objects. The names are switch, port, node, nic
     (left out: boot) and, for a NIC that is not known yet, mac. A port without a node is kept closed.
     """
-    number = session.client.cable(_cables(file))
+    number = session.client.cable(_cables(file), force=force)
     if session.as_json:
         output.as_json({"cables": number})
     else:

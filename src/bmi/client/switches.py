@@ -23,9 +23,13 @@ class SwitchCalls(Transport):
         body = {"name": name, "driver": driver, "options": options or {}}
         return cast("Switch", self._call("POST", "/switches", body))
 
-    def remove_switch(self, name: str) -> None:
-        """Forgets a switch that no node is cabled to."""
-        self._call("DELETE", path("switches", name))
+    def change_switch(self, name: str, *, options: Json) -> Switch:
+        """Says anew how a switch is reached: what is left out stays, and None drops an option."""
+        return cast("Switch", self._call("PATCH", path("switches", name), {"options": options}))
+
+    def remove_switch(self, name: str, *, force: bool = False) -> None:
+        """Forgets a switch that no node is cabled to; with `force`, even one whose ports were not seen closed."""
+        self._call("DELETE", path("switches", name), force="true" if force else None)
 
     def list_ports(self, switch: str) -> list[Port]:
         """The ports of a switch that BMI manages."""
@@ -36,8 +40,10 @@ class SwitchCalls(Transport):
         body = {"repair": repair, "widen": widen}
         return self._operate("POST", path("switches", name, "check"), body)
 
-    def cable(self, cables: Sequence[Json]) -> int:
+    def cable(self, cables: Sequence[Json], *, force: bool = False) -> int:
         """Says what is cabled to which port: dictionaries with `switch`, `port` and, where there is one, `node`,
-        `nic` and `mac`; all or nothing. Returns how many there were.
+        `nic` and `mac`; all or nothing. With `force`, even off ports that were not seen closed. Returns how many
+        there were.
         """
-        return cast("int", self._call("POST", "/switches/cables", {"cables": list(cables)})["cables"])
+        body = {"cables": list(cables), "force": force}
+        return cast("int", self._call("POST", "/switches/cables", body)["cables"])

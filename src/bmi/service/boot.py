@@ -100,12 +100,13 @@ class BootDesk:
         self._at_home(session_id, network_id, address)
         with self._core.write() as tx:
             node, _, session = self._admit(tx, session_id, network_id)
+            if stage == "up":  # first: whoever ends an operation locks it before its boots, too
+                journal.wake(tx, node.id, self._core.now())
             self._add_event(tx, session, stage, detail)
             if stage == "up":
                 sessions = schema.boot_sessions
                 ended = {"ended_at": self._core.now()}
                 records.boot_sessions.update(tx, sessions.c.ended_at.is_(None), node_id=node.id, values=ended)
-                journal.wake(tx, node.id, self._core.now())
 
     # ---- inside ---------------------------------------------------------------------------------
 

@@ -16,6 +16,9 @@ from bmi.store import records, schema
 from bmi.store.database import Turn, take_turns
 from bmi.store.ids import new_id
 
+# How an option is called that would be a secret itself, and not the path of a file that has it.
+_SECRET = ("password", "passwd", "passphrase", "secret", "token", "private_key")
+
 
 @dataclass(frozen=True)
 class Cable:
@@ -44,6 +47,7 @@ def register_switch(core: Core, actor: Actor, name: str, *, driver: str, options
     """A switch and how its driver reaches it; nothing is asked of the switch yet."""
     require_admin(actor)
     label(name)
+    _refuse_secrets(options)
     label(driver.replace("_", "-"), "driver")
     with core.write() as tx:
         return records.switches.insert(tx, Switch(new_id(), name, driver, options, core.now()))
@@ -63,8 +67,33 @@ def get_switch(core: Core, actor: Actor, name: str) -> Switch:
         return _switch(tx, name)
 
 
-def remove_switch(core: Core, actor: Actor, name: str) -> None:
-    """Forgets a switch that no node is cabled to, with its ports."""
+def change_switch(core: Core, actor: Actor, name: str, *, options: Json) -> Switch:
+    """Says anew how the driver reaches the switch; an option that is None is dropped, and what is left out stays.
+    All its ports are seen to: another switch may be there now.
+    """
+    require_admin(actor)
+    _refuse_secrets(options)
+    with core.write() as tx:
+        switch = _switch(tx, name, lock=True)
+        merged = {key: value for key, value in (switch.options | options).items() if value is not None}
+        records.switches.update(tx, id=switch.id, values={"options": merged})
+        port_rows.make_due(tx, [p.id for p in records.ports.list(tx, switch_id=switch.id)], core.now())
+        return _switch(tx, name)
+
+
+def _refuse_secrets(options: Json) -> None:
+    """Options are kept and shown as they are."""
+    for name in options:
+        if name.lower().endswith(_SECRET):
+            raise InvalidInputError(
+                "options",
+                f"{name!r} would be kept and shown in clear.",
+                remedy="Put it into a file on the server, and give the path as the driver's option, such as password_file.",
+            )
+
+
+def remove_switch(core: Core, actor: Actor, name: str, *, force: bool = False) -> None:
+    """Forgets a switch that no node is cabled to, with its ports; with `force`, even those that were not seen closed."""
     require_admin(actor)
     with core.write() as tx:
         switch = _switch(tx, name, lock=True)
@@ -74,6 +103,13 @@ def remove_switch(core: Core, actor: Actor, name: str) -> None:
                 f"Nodes are cabled to ports {', '.join(users)} of {name}.",
                 remedy="Delete these nodes first.",
                 users=users,
+            )
+        left = [port.name for port in records.ports.list(tx, port_rows.UNSETTLED, switch_id=switch.id)]
+        if left and not force:
+            raise InUseError(
+                f"Ports {', '.join(left)} of {name} are not yet closed: what is there may be on a project's network.",
+                remedy=f"`bmi switch show {name}` says why. If the hardware is gone: --force.",
+                users=left,
             )
         records.switches.delete(tx, id=switch.id)
 
@@ -116,16 +152,17 @@ def check_switch(
         return enqueue(core, tx, actor, CHECK_SWITCH, subject, project_id=None, args=args, key=key)
 
 
-def cable(core: Core, actor: Actor, cables: Sequence[Cable]) -> int:
+def cable(core: Core, actor: Actor, cables: Sequence[Cable], *, force: bool = False) -> int:
     """Makes ports known and says what is cabled to them, all or nothing; returns how many there were. A port
-    that nothing is cabled to is closed, and so is the one that a NIC was at before.
+    that nothing is cabled to is closed, and so is the one that a NIC was at before; with `force`, even that was not
+    seen closed.
     """
     require_admin(actor)
     with core.write() as tx:
         _lock(tx, cables)
         for number, one in enumerate(cables, start=1):
             try:
-                _cable(core, tx, one)
+                _cable(core, tx, one, force=force)
             except (NotFoundError, InvalidInputError, InvalidStateError, AlreadyExistsError) as error:
                 error.detail = f"Cable {number} ({one.switch} {one.port}): {error.detail}"
                 raise
@@ -143,7 +180,7 @@ def _lock(tx: Connection, cables: Sequence[Cable]) -> None:
     port_rows.lock(tx, or_(ports.c.switch_id.in_(here), ports.c.switch_id.in_(before)))
 
 
-def _cable(core: Core, tx: Connection, said: Cable) -> None:
+def _cable(core: Core, tx: Connection, said: Cable, *, force: bool) -> None:
     switch, now = _switch(tx, said.switch), core.now()
     if not said.port.strip():
         raise InvalidInputError("port", "it is empty.", remedy="Name it as the switch does.")
@@ -158,14 +195,32 @@ def _cable(core: Core, tx: Connection, said: Cable) -> None:
         port_rows.manage(tx, switch.id, said.port, now)
         return
     journal.refuse_if_busy(tx, "node", node.id, node.name)
-    if nic.open:
-        raise InvalidStateError(
-            f"The node {node.name!r} is on its networks through that NIC.", remedy=f"bmi release {node.name}"
-        )
+    _refuse_in_use(tx, node)
+    if nic.switch_id and nic.port and not force:
+        _refuse_unsettled(tx, nic.switch_id, nic.port)
     records.nics.update(tx, id=nic.id, values={"switch_id": switch.id, "port": said.port})
     if nic.switch_id and nic.port:
         port_rows.make_due(tx, [port_rows.manage(tx, nic.switch_id, nic.port, now).id], now)
     port_rows.make_due(tx, [port_rows.manage(tx, switch.id, said.port, now).id], now)
+
+
+def _refuse_in_use(tx: Connection, node: Node) -> None:
+    """A port is closed when BMI begins to manage it: the node would lose its disk, or its networks."""
+    if records.volumes.find(tx, node_id=node.id) or records.nics.find(tx, node_id=node.id, open=True):
+        raise InvalidStateError(
+            f"The node {node.name!r} is in use, and its new port would be closed.",
+            remedy=f"Release it first: bmi release {node.name}, with --keep-volume if it is to go on from its disk.",
+        )
+
+
+def _refuse_unsettled(tx: Connection, switch_id: str, port: str) -> None:
+    """The node would be in the pool, and the port forgotten on the network of who had it last."""
+    if records.ports.find(tx, port_rows.UNSETTLED, switch_id=switch_id, name=port):
+        switch = records.switches.get(tx, switch_id).name
+        raise InvalidStateError(
+            f"It is at port {port} of {switch}, which is not yet closed.",
+            remedy=f"`bmi switch show {switch}` says why. If there is no such port any more: --force.",
+        )
 
 
 def _new_nic(tx: Connection, node: Node, said: Cable) -> Nic:

@@ -160,23 +160,22 @@ def nodes_behind(tx: Connection, ports: Iterable[Port]) -> Sequence[str]:
 # ---- one session a switch --------------------------------------------------------------------------------
 
 
-def claim_switch(tx: Connection, switch_id: str, keeper: str, *, now: float, lease_s: float) -> bool:
-    """Takes the right to a session with a switch, unless another keeper that is alive has it."""
+def claim_switch(tx: Connection, switch_id: str, session: str, *, now: float, lease_s: float) -> bool:
+    """Takes the right to a session with a switch, unless another that is alive has it."""
     table = schema.switches
     free = table.c.keeper.is_(None) | (table.c.kept_until < now)
-    values = {"keeper": keeper, "kept_until": now + lease_s}
+    values = {"keeper": session, "kept_until": now + lease_s}
     return bool(tx.execute(update(table).where(table.c.id == switch_id, free).values(values)).rowcount)
 
 
-def keep_switches(tx: Connection, switch_ids: Iterable[str], keeper: str, until: float) -> None:
-    """One heartbeat for the sessions of a keeper with these switches."""
+def keep_switches(tx: Connection, sessions: Iterable[str], until: float) -> None:
+    """One heartbeat for these sessions."""
     table = schema.switches
-    kept = (table.c.id.in_(list(switch_ids)), table.c.keeper == keeper)
-    tx.execute(update(table).where(*kept).values(kept_until=until))
+    tx.execute(update(table).where(table.c.keeper.in_(list(sessions))).values(kept_until=until))
 
 
-def release_switch(tx: Connection, switch_id: str, keeper: str) -> bool:
-    """Gives the right back; False when another keeper has taken it meanwhile."""
+def release_switch(tx: Connection, switch_id: str, session: str) -> bool:
+    """Gives the right back; False when another session has taken it meanwhile."""
     table = schema.switches
-    mine = (table.c.id == switch_id, table.c.keeper == keeper)
+    mine = (table.c.id == switch_id, table.c.keeper == session)
     return bool(tx.execute(update(table).where(*mine).values(keeper=None, kept_until=None)).rowcount)

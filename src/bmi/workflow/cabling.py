@@ -3,7 +3,9 @@ not be on; what is missing is given back when a person says so.
 """
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+import threading
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -15,13 +17,12 @@ from bmi.errors import BmiError, BusyError
 from bmi.store import ports as rows
 from bmi.store import records, schema
 from bmi.store.ids import new_id
-from bmi.workflow.ports import as_json, config_of
+from bmi.workflow.ports import as_json, config_of, session_patience_s
 from bmi.workflow.tools import Tools
 
 log = logging.getLogger(__name__)
 
-# Far longer than a driver takes to give up.
-_LEASE_S = 300
+_LEASE_S = 15
 
 
 @dataclass(frozen=True)
@@ -75,29 +76,36 @@ def compare(tools: Tools, switch: Switch, *, repair: bool = False, widen: bool =
 
 def differing(tools: Tools, switch: Switch) -> tuple[list[Difference], int, int]:
     """The differences, and how many ports BMI manages and how many others there are."""
-    began = tools.database.now()
+    with tools.database.read() as tx:
+        before = {p.id: p.revision for p in records.ports.list(tx, ~rows.UNSETTLED, switch_id=switch.id)}
     listed = tools.switch(switch.driver, switch.options).list()
     with tools.database.read() as tx:
         managed = records.ports.list(tx, switch_id=switch.id, order="name")
         wanted = {port_id: config_of(one) for port_id, one in rows.wanted(tx, managed).items()}
-    # Read after the switch was: what was settled all the time was so when the switch was asked.
-    settled = [p for p in managed if p.applied_revision == p.revision and (p.applied_at or 0) < began]
+    # What was settled all the time was so when the switch was asked.
+    settled = [p for p in managed if p.applied_revision == p.revision == before.get(p.id)]
     found = [Difference(p, wanted[p.id], listed.get(p.name, CLOSED)) for p in settled]
     others = listed.keys() - {port.name for port in managed}
     return [one for one in found if one.found != one.wanted], len(managed), len(others)
 
 
 def narrow(tools: Tools, switch: Switch, differences: list[Difference]) -> set[str]:
-    """Takes from these ports what they should not be on; returns the ids of those for which that is all."""
-    asked = {one.port.name: one for one in differences if one.is_wider}
-    if not asked:
+    """Takes from ports what they should not be on, if these differences show any that are; returns the ids of those
+    for which that is all.
+    """
+    if not any(one.is_wider for one in differences):
         return set()
-    with _session(tools, switch) as still_so:
-        asked = {name: one for name, one in asked.items() if still_so(one.port)}
+    with _session(tools, switch) as ports:
+        # Looked at again: until the session began, a keeper may have changed them.
+        asked = {one.port.name: one for one in differing(tools, switch)[0] if one.is_wider}
+        if not asked:
+            return set()
+        ports.extend(one.port.id for one in asked.values())
         found = tools.switch(switch.driver, switch.options).apply(
             {name: one.narrowed for name, one in asked.items()}
         )
         with tools.database.write() as tx:
+            rows.lock(tx, schema.ports.c.id.in_(ports))
             for name, one in asked.items():
                 if found[name] == one.narrowed:
                     records.ports.update(tx, id=one.port.id, values={"applied": as_json(one.narrowed)})
@@ -114,19 +122,37 @@ def narrow(tools: Tools, switch: Switch, differences: list[Difference]) -> set[s
 
 
 @contextmanager
-def _session(tools: Tools, switch: Switch) -> Iterator[Callable[[Port], bool]]:
-    """The keepers stay away meanwhile. Raises BusyError when one of them is at the switch."""
-    me = new_id()
+def _session(tools: Tools, switch: Switch) -> Iterator[list[str]]:
+    """The keepers stay away meanwhile. Whatever ports are put into the list are the keeper's to see to when it did not
+    stay away to the end. Raises BusyError when a session with the switch goes on.
+    """
+    me, touched = new_id(), list[str]()
     with tools.database.write() as tx:
-        now = tools.database.now()
-        if not rows.claim_switch(tx, switch.id, me, now=now, lease_s=_LEASE_S):
+        if not rows.claim_switch(tx, switch.id, me, now=tools.database.now(), lease_s=_LEASE_S):
             raise BusyError(f"The ports of switch {switch.name} are just being changed.", remedy="Try again.")
-        unchanged: Mapping[str, int] = {p.id: p.revision for p in records.ports.list(tx, switch_id=switch.id)}
+        patience_s = session_patience_s(len(records.ports.list(tx, switch_id=switch.id)))
+    over = threading.Event()
+    heartbeat = threading.Thread(target=_keep_lease, args=(tools, me, over, patience_s), daemon=True)
+    heartbeat.start()
     try:
-        yield lambda port: unchanged.get(port.id) == port.revision
+        yield touched
     finally:
+        over.set()
+        heartbeat.join()
         with tools.database.write() as tx:
-            rows.release_switch(tx, switch.id, me)
+            if not rows.release_switch(tx, switch.id, me):
+                # A keeper took over and may have been overwritten by what came of this session.
+                rows.make_due(tx, touched, tools.database.now())
+
+
+def _keep_lease(tools: Tools, session: str, over: threading.Event, patience_s: float) -> None:
+    ends_at = time.monotonic() + patience_s
+    while not over.wait(_LEASE_S / 3) and time.monotonic() < ends_at:
+        try:
+            with tools.database.write() as tx:
+                rows.keep_switches(tx, [session], tools.database.now() + _LEASE_S)
+        except Exception:  # the next beat may succeed, and a lost lease is noticed
+            log.exception("The lease of a session with a switch could not be extended")
 
 
 def narrow_all(tools: Tools, *, stopped: Callable[[], bool]) -> None:
@@ -143,6 +169,9 @@ def narrow_all(tools: Tools, *, stopped: Callable[[], bool]) -> None:
             mended = narrow(tools, switch, differences)
         except BmiError as error:
             log.warning("The ports of switch %s could not be compared: %s", switch.name, error)
+            continue
+        except Exception:  # the other switches' turn comes all the same
+            log.exception("The ports of switch %s could not be compared", switch.name)
             continue
         for one in differences:
             if one.port.id not in mended:

@@ -13,16 +13,18 @@ from dataclasses import dataclass
 
 from bmi.domain.nouns import Json, Port, Switch
 from bmi.drivers.switch import CLOSED, PortConfig
-from bmi.errors import BmiError, DriverError
+from bmi.errors import BmiError, DriverError, TimedOutError
 from bmi.store import operations as journal
 from bmi.store import ports as rows
 from bmi.store import records
+from bmi.store.ids import new_id
 from bmi.workflow.problems import as_bmi_error, problem_of
 from bmi.workflow.tools import Tools
 
 log = logging.getLogger(__name__)
 
 _POLL_S = 0.1
+_LOOK_EVERY_S = 0.01
 # A change waits for others that come at the same time: after the last one for as long as a session takes, for
 # those that are known to come as long as ten would take; and no longer than this, a part of what a node spends in
 # its firmware.
@@ -32,6 +34,9 @@ _GATHER_SESSIONS = 10
 # Of a switch that this process has not yet met.
 _A_SESSION_S = 1
 _MAX_BACKOFF_S = 60
+# Far longer than a driver takes to give up: what a session may take, and each port of it on top.
+_PATIENCE_S = 150
+_PORT_PATIENCE_S = 5
 
 Results = Mapping[str, PortConfig | BmiError]
 
@@ -46,19 +51,30 @@ def as_json(config: PortConfig) -> Json:
     return {"native": config.native, "tagged": sorted(config.tagged)}
 
 
+def session_patience_s(ports: int) -> float:
+    """After this time nobody waits any more for a session that changes so many ports."""
+    return _PATIENCE_S + ports * _PORT_PATIENCE_S
+
+
 @dataclass(frozen=True)
 class _Session:
-    """What is asked of a switch, and at which revision each port is then."""
+    """What is asked of a switch, and at which revision each port is then. The lease is this session's alone, until it is
+    given up at `ends_at` (monotonic).
+    """
 
+    id: str
     switch: Switch
     ports: list[Port]
     wanted: Mapping[str, PortConfig]
+    ends_at: float
 
 
 class Keeper:
     """One thread that looks for what is due, and one for each switch that it has a session with.
 
-    Several keepers may work on one database: a lease in the switch's row lets only one of them at a switch.
+    Several keepers may work on one database: a lease in the switch's row lets only one of them at a switch. Nothing
+    can end a thread from outside: one that takes too long is left to itself, its ports get a problem, and whatever it
+    still does at the switch is done over when it ends.
     `hook(moment)` is called at "before", "done" (applied, not yet written down) and "after" of each session;
     tests kill the process there. `kick` tells a worker in the same process to look now.
     """
@@ -82,7 +98,7 @@ class Keeper:
         self._hook = hook
         self._stop = threading.Event()
         self._lock = threading.Lock()
-        self._sessions: dict[str, threading.Thread] = {}
+        self._sessions: dict[str, _Session] = {}
         self._session_s: dict[str, float] = {}
         self._renew_at = 0.0
 
@@ -101,15 +117,13 @@ class Keeper:
         self.finish()
 
     def finish(self) -> None:
-        """Waits for the end of the sessions that have begun."""
-        while sessions := self._running():
-            self._keep_leases(sessions)
-            next(iter(sessions.values())).join(self._lease_s / 3)
+        """Waits for the end of the sessions that have begun, no longer than their time."""
+        while self._go_on():
+            time.sleep(_LOOK_EVERY_S)
 
     def look(self) -> None:
         """Begins a session with each switch that has due ports, and with which none is going on."""
-        running = self._running()
-        self._keep_leases(running)
+        running = self._go_on()
         now = self._db.now()
         with self._db.read() as tx:
             due = rows.due(tx, now)
@@ -118,21 +132,44 @@ class Keeper:
             by_switch[port.switch_id].append(port)
         for switch_id, ports in by_switch.items():
             if switch_id not in running and self._all_have_come(switch_id, ports, now):
-                thread = threading.Thread(target=self._keep, args=(switch_id,), name=f"switch-{switch_id}")
-                with self._lock:
-                    self._sessions[switch_id] = thread
-                thread.start()
+                self._start(switch_id)
 
-    def _running(self) -> dict[str, threading.Thread]:
+    def _start(self, switch_id: str) -> None:
+        try:
+            session = self._begin(switch_id)
+        except Exception:  # the other switches' turn comes all the same
+            log.exception("No session with switch %s could begin", switch_id)
+            return
+        if session:
+            with self._lock:
+                self._sessions[switch_id] = session
+            thread = threading.Thread(target=self._keep, args=(session,), name="switch", daemon=True)
+            thread.start()
+
+    def _go_on(self) -> Mapping[str, _Session]:
+        """The sessions that go on, by switch: their leases are renewed, and what takes too long is given up."""
+        now = time.monotonic()
         with self._lock:
-            return dict(self._sessions)
-
-    def _keep_leases(self, running: Mapping[str, object]) -> None:
-        if running and time.monotonic() >= self._renew_at:
-            self._renew_at = time.monotonic() + self._lease_s / 3
+            late = [session for session in self._sessions.values() if session.ends_at <= now]
+            for session in late:
+                del self._sessions[session.switch.id]
+            running = dict(self._sessions)
+        for session in late:
+            self._give_up(session)
+        if running and now >= self._renew_at:
+            self._renew_at = now + self._lease_s / 3
             with self._db.write() as tx:
                 # Of the others the lease runs out: a session that stumbled begins again.
-                rows.keep_switches(tx, running, self._owner, self._db.now() + self._lease_s)
+                rows.keep_switches(tx, [s.id for s in running.values()], self._db.now() + self._lease_s)
+        return running
+
+    def _give_up(self, session: _Session) -> None:
+        error = TimedOutError(
+            f"A session with switch {session.switch.name} did not end within "
+            f"{session_patience_s(len(session.ports)):g} s.",
+            remedy=f"`bmi switch check {session.switch.name}` shows whether it answers. It is tried again.",
+        )
+        self._write_down(session, dict.fromkeys(session.wanted, error))
 
     def _all_have_come(self, switch_id: str, ports: list[Port], now: float) -> bool:
         """Whether waiting longer would gain nothing, or too little: a session takes as long as the last one did."""
@@ -147,35 +184,37 @@ class Keeper:
 
     # ---- one session --------------------------------------------------------------------------------
 
-    def _keep(self, switch_id: str) -> None:
+    def _keep(self, session: _Session) -> None:
+        switch = session.switch
         try:
-            session = self._begin(switch_id)
-            if session:
-                self._hook("before")
-                began = time.monotonic()
-                results = self._apply(session)
-                self._session_s[switch_id] = time.monotonic() - began
-                self._hook("done")
-                self._write_down(session, results)
-                self._hook("after")
+            self._hook("before")
+            began = time.monotonic()
+            results = self._apply(session)
+            self._session_s[switch.id] = time.monotonic() - began
+            self._hook("done")
+            self._write_down(session, results)
+            self._hook("after")
         except Exception:  # what is not written down is due still, when the lease has run out
-            log.exception("A session with switch %s stumbled", switch_id)
+            log.exception("A session with switch %s stumbled", switch.name)
         finally:
             with self._lock:
-                del self._sessions[switch_id]
+                if self._sessions.get(switch.id) is session:
+                    del self._sessions[switch.id]
 
     def _begin(self, switch_id: str) -> _Session | None:
-        now = self._db.now()
+        # Whose it is, for who looks into the row, as far as there is room for it.
+        now, session_id = self._db.now(), f"{self._owner:.36}/{new_id()}"
         with self._db.write() as tx:
-            if not rows.claim_switch(tx, switch_id, self._owner, now=now, lease_s=self._lease_s):
+            if not rows.claim_switch(tx, switch_id, session_id, now=now, lease_s=self._lease_s):
                 return None
             ports = [port for port in rows.due(tx, now) if port.switch_id == switch_id]
             if not ports:
-                rows.release_switch(tx, switch_id, self._owner)
+                rows.release_switch(tx, switch_id, session_id)
                 return None
             wanted = rows.wanted(tx, ports)
             asked = {port.name: config_of(wanted[port.id]) for port in ports}
-            return _Session(records.switches.get(tx, switch_id), ports, asked)
+            ends_at = time.monotonic() + session_patience_s(len(ports))
+            return _Session(session_id, records.switches.get(tx, switch_id), ports, asked, ends_at)
 
     def _apply(self, session: _Session) -> Results:
         """What each port is now, or why not: when the switch is away, the same for all."""
@@ -189,8 +228,8 @@ class Keeper:
     def _write_down(self, session: _Session, results: Results) -> None:
         switch, now = session.switch, self._db.now()
         with self._db.write() as tx:
-            if not rows.release_switch(tx, switch.id, self._owner):
-                # Another keeper took over and may have been overwritten by what came of this session.
+            if not rows.release_switch(tx, switch.id, session.id):
+                # Another session took over and may have been overwritten by what came of this session.
                 log.warning("The session with switch %s took too long and is repeated", switch.name)
                 rows.make_due(tx, [port.id for port in session.ports], now)
                 return
@@ -229,4 +268,7 @@ def _judged(port: str, asked: PortConfig, found: PortConfig | DriverError | None
     """A driver is believed only when it says that it has seen the very thing that was asked for."""
     if found == asked or isinstance(found, BmiError):
         return found
-    return DriverError(f"Port {port} should be {asked}, and the driver says {found or CLOSED}.")
+    return DriverError(
+        f"Port {port} should be {asked}, and the driver says {found or CLOSED}.",
+        remedy="Look at the port on the switch itself: what else is configured there?",
+    )

@@ -1,14 +1,20 @@
 """Switches."""
 
-from fastapi import APIRouter, Response
+from typing import Annotated
 
-from bmi.api.bodies import Cables, CheckSwitch, RegisterSwitch
+from fastapi import APIRouter, Query, Response
+
+from bmi.api.bodies import Cables, ChangeSwitch, CheckSwitch, RegisterSwitch
 from bmi.api.deps import ActorDep, BoundsDep, CoreDep, IdempotencyKey, accepted
 from bmi.api.models import CablesShown, OperationShown, Page, PortShown, SwitchShown
 from bmi.api.problems import documented
 from bmi.service import switches
 
 router = APIRouter(prefix="/switches", tags=["switches"])
+
+ForceQuery = Annotated[
+    bool, Query(description="Even with ports that were not seen closed: the hardware is gone.")
+]
 
 
 @router.get("", summary="The switches, by name", responses=documented(401, 403, 422))
@@ -31,12 +37,17 @@ def register_switch(core: CoreDep, actor: ActorDep, body: RegisterSwitch) -> Swi
 )
 def cable(core: CoreDep, actor: ActorDep, body: Cables) -> CablesShown:
     cables = [switches.Cable(**said.model_dump()) for said in body.cables]
-    return CablesShown(cables=switches.cable(core, actor, cables))
+    return CablesShown(cables=switches.cable(core, actor, cables, force=body.force))
 
 
 @router.get("/{name}", summary="One switch", responses=documented(401, 403, 404))
 def get_switch(core: CoreDep, actor: ActorDep, name: str) -> SwitchShown:
     return SwitchShown.of(switches.get_switch(core, actor, name))
+
+
+@router.patch("/{name}", summary="Say anew how a switch is reached", responses=documented(401, 403, 404, 422))
+def change_switch(core: CoreDep, actor: ActorDep, name: str, body: ChangeSwitch) -> SwitchShown:
+    return SwitchShown.of(switches.change_switch(core, actor, name, options=body.options))
 
 
 @router.get(
@@ -71,7 +82,7 @@ def check_switch(
     "/{name}",
     status_code=204,
     summary="Forget a switch that no node is cabled to",
-    responses=documented(401, 403, 404, 409),
+    responses=documented(401, 403, 404, 409, 422),
 )
-def remove_switch(core: CoreDep, actor: ActorDep, name: str) -> None:
-    switches.remove_switch(core, actor, name)
+def remove_switch(core: CoreDep, actor: ActorDep, name: str, *, force: ForceQuery = False) -> None:
+    switches.remove_switch(core, actor, name, force=force)

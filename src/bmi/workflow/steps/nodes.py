@@ -12,6 +12,7 @@ from bmi.store import operations as journal
 from bmi.store import ports as port_rows
 from bmi.store import records, schema
 from bmi.workflow.engine import Context, Outcome, StepType, Wait
+from bmi.workflow.ports import session_patience_s
 from bmi.workflow.steps.volumes import unchanged, volume_and_network
 from bmi.workflow.targets import portal_of
 
@@ -83,7 +84,8 @@ def until_settled(
     ctx: Context, ports: Sequence[Port], trouble: str, patience_s: float | None = None
 ) -> Json | Wait:
     """Done when the ports are what they should be; raises what keeps them from it when waiting does not help, or
-    has not helped for `patience_s` (None: as long as a boot may take).
+    has not helped for `patience_s` (None: as long as a boot may take), or that nobody has seen to them so long,
+    and as long as a session may take.
     """
     patience_s = ctx.tools.boot_timeout_s if patience_s is None else patience_s
     late = [port for port in ports if port.applied_revision < port.revision]
@@ -97,6 +99,13 @@ def until_settled(
             f"Port {late[0].name} {trouble} after {patience_s:g} s: {problem['detail']}",
             retryable=False,
             remedy=str(problem.get("remedy", "")),
+        )
+    unseen_s = max(patience_s, session_patience_s(len(late)))
+    if problem is None and now >= max(ctx.started_at, late[0].due_at) + unseen_s:
+        raise TimedOutError(
+            f"Port {late[0].name} {trouble} after {unseen_s:g} s: nobody has seen to it.",
+            retryable=False,
+            remedy="The server's log says what keeps it from its switch: journalctl -u bmi",
         )
     return Wait(until=now + _PORT_POLL_S)
 
