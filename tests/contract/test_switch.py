@@ -17,7 +17,7 @@ from tests.switches.stanza import Os10
 from tests.wires import switch_yard
 
 NATIVE = PortConfig(101)
-TAGGED = PortConfig(None, frozenset({102, 4094}))
+TAGGED = PortConfig(None, frozenset({102, 3900}))
 BOTH = PortConfig(101, frozenset({2, 103}))
 
 

@@ -16,6 +16,8 @@ class Junos(Simulator):
     def __init__(self, ports: tuple[str, ...]) -> None:
         super().__init__(ports)
         self.active: set[str] = set()
+        # What ports get from ranges and groups that they are in.
+        self.inherited: set[str] = set()
 
     def prompt(self, mode: str) -> str:
         return f"\r\n[edit]\r\nbmi@sw{mode} " if mode == "#" else "bmi@sw> "
@@ -32,8 +34,11 @@ class Junos(Simulator):
             return "\n".join(
                 ["Interface               Admin Link Proto", *rows, "me0                     up    up"]
             )
-        if found := re.fullmatch(r"show configuration (\w+) \| display set", line):
-            return "\n".join(sorted(words for words in self.active if words.startswith(f"set {found[1]} ")))
+        if found := re.fullmatch(
+            r"show configuration (\S+)( \| display inheritance no-comments)? \| display set", line
+        ):
+            shown = self.active | self.inherited if found[2] else self.active
+            return "\n".join(sorted(words for words in shown if words.startswith(f"set {found[1]} ")))
         if line in {"exit", "quit"}:
             dialogue.closed = True
             return ""
@@ -74,13 +79,13 @@ class Junos(Simulator):
 
     def vlans(self, port: str) -> frozenset[int]:
         mine = {
-            words.removeprefix(f"set interfaces {port} ") for words in self.active if f" {port} " in words
+            words.removeprefix(f"set interfaces {port} ")
+            for words in self.active | self.inherited
+            if f" {port} " in words
         }
         if "disable" in mine or not any(words.startswith(_SWITCHING) for words in mine):
             return frozenset()
-        ids = {
-            words.split()[2]: int(words.split()[4]) for words in self.active if words.startswith("set vlans ")
-        }
+        ids = {words.split()[2]: int(words.split()[4]) for words in self.active if " vlan-id " in words}
         members = [ids[words.rpartition(" ")[2]] for words in mine if " vlan members " in words]
         return frozenset(members or {1})
 
@@ -180,6 +185,8 @@ class Sonic(Shell):
                 if int(vlan) in self.members:
                     return f"Usage: config vlan add [OPTIONS] <vid>\nError: Vlan{vlan} already exists."
                 self.members[int(vlan)] = {}
+            case ["member", "add", *_, vlan, _] if int(vlan) not in self.members:
+                return f"Error: Vlan{vlan} does not exist"
             case ["member", "add", "-u", vlan, port]:
                 if any(how.get(port) == "untagged" for how in self.members.values()):
                     return f"Error: {port} is already untagged member!"
@@ -218,4 +225,23 @@ class Sonic(Shell):
         return mine if self.up[port] else frozenset()
 
 
-__all__ = ["Junos", "Nvue", "Sonic", "ranges"]
+class ModalSonic(Sonic):
+    """From release 202405 on: a port is routed until it is told that it is a trunk."""
+
+    def __init__(self, ports: tuple[str, ...]) -> None:
+        super().__init__(ports)
+        self.trunks: set[str] = set()
+
+    def program(self, line: str) -> str:
+        match line.removeprefix("sudo config ").split():
+            case ["switchport", "mode", "trunk", port]:
+                if port in self.trunks:
+                    return f"Error: {port} is already in trunk mode"
+                self.trunks.add(port)
+                return ""
+            case ["vlan", "member", "add", *_, port] if port not in self.trunks:
+                return f"Error: {port} is in routed mode!\nUse switchport mode command to change port mode"
+        return super().program(line)
+
+
+__all__ = ["Junos", "ModalSonic", "Nvue", "Sonic", "ranges"]

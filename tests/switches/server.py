@@ -1,5 +1,6 @@
 """An SSH server that is a switch: a shell with a prompt, that counts who comes and notes what they say."""
 
+import re
 import socket
 import threading
 from collections import defaultdict
@@ -26,6 +27,8 @@ class Simulator:
         self.saves = 0
         # Every VLAN that a port was on, at any moment since somebody cleared this.
         self.reached: dict[str, set[int]] = defaultdict(set)
+        # What it does not do, as patterns of lines, and what it says instead.
+        self.refused: dict[str, str] = {}
 
     def prompt(self, mode: str) -> str:
         raise NotImplementedError
@@ -51,7 +54,10 @@ class Dialogue:
     def answer(self, line: str) -> str:
         with self.simulator.lock:
             self.simulator.said.append(line)
-            printed = self.simulator.do(line, self)
+            refusals = (said for what, said in self.simulator.refused.items() if re.fullmatch(what, line))
+            printed = next(refusals, None)
+            if printed is None:
+                printed = self.simulator.do(line, self)
             for port in self.simulator.ports:
                 self.simulator.reached[port] |= self.simulator.vlans(port)
         return printed
@@ -172,5 +178,4 @@ def options(server: SshServer, directory: Path) -> dict[str, object]:
         "username": USERNAME,
         "password_file": str(password),
         "fingerprint": server.fingerprint,
-        "unused_vlan": 4093,
     }

@@ -37,6 +37,10 @@ def ranges(vlans: frozenset[int]) -> str:
 class Stanzas(Simulator):
     """What they have in common: modes within modes, and a complaint about what is not understood."""
 
+    # VLANs that it keeps for itself.
+    reserved = range(0)
+    # Whether a port of which nothing is said is routed.
+    routed = False
     complaint = "% Invalid input detected at '^' marker."
     show = "show running-config"
     save = "write memory"
@@ -59,6 +63,8 @@ class Stanzas(Simulator):
         if line.startswith("interface "):
             return self._enter(line.removeprefix("interface ").strip(), dialogue)
         if match := re.fullmatch(r"vlan (\d+)", line):
+            if int(match[1]) in self.reserved:
+                return "% VLAN is reserved for internal use."
             self.existing.add(int(match[1]))
             dialogue.mode = "(config-vlan)"
             return ""
@@ -87,6 +93,15 @@ class Stanzas(Simulator):
 
     def configure(self, port: Port, line: str) -> bool:
         """Whether this was understood."""
+        if (extra := line.removeprefix("no ")) != line and extra in port.extra:
+            port.extra.remove(extra)
+            return True
+        kept = any(word.isdigit() and int(word) in self.reserved for word in line.split())
+        if kept or (line.startswith("switchport ") and not port.switched):
+            return False
+        return self._configure(port, line)
+
+    def _configure(self, port: Port, line: str) -> bool:
         match line.split():
             case ["shutdown"]:
                 port.up = False
@@ -119,7 +134,11 @@ class Stanzas(Simulator):
 
     def stanza(self, port: Port, indent: str = " ", default_mode: str = "access") -> str:
         lines = [
-            "no switchport" if not port.switched else "",
+            ("" if self.routed else "no switchport")
+            if not port.switched
+            else "switchport"
+            if self.routed
+            else "",
             f"switchport access vlan {port.access}" if port.access != 1 else "",
             *sorted(line for line in port.extra if "encapsulation" in line),
             f"switchport trunk native vlan {port.native}" if port.native != 1 else "",
@@ -135,18 +154,27 @@ class Ios(Stanzas):
     """Negotiates until it is told not to, and wants an encapsulation before it trunks."""
 
     show = "show running-config | section ^interface"
+    reserved = range(1002, 1006)
 
     def __init__(self, ports: tuple[str, ...]) -> None:
         super().__init__(ports)
         self.state = {port: Port(mode="dynamic") for port in ports}
 
-    def configure(self, port: Port, line: str) -> bool:
+    def do(self, line: str, dialogue: Dialogue) -> str:
+        printed = super().do(line, dialogue)
+        named = re.fullmatch(r"switchport access vlan (\d+)", line)
+        if named and not printed and int(named[1]) not in self.existing:
+            self.existing.add(int(named[1]))
+            return f"% Access VLAN does not exist. Creating vlan {named[1]}"
+        return printed
+
+    def _configure(self, port: Port, line: str) -> bool:
         if line in {"switchport nonegotiate", "switchport trunk encapsulation dot1q"}:
             port.extra.add(line)
             return True
         if line == "switchport mode trunk" and "switchport trunk encapsulation dot1q" not in port.extra:
             return False
-        return super().configure(port, line)
+        return super()._configure(port, line)
 
     def running(self) -> str:
         stanzas = [
@@ -156,6 +184,7 @@ class Ios(Stanzas):
 
 
 class Nxos(Stanzas):
+    reserved = range(3968, 4095)
     show = "show running-config interface"
     save = "copy running-config startup-config"
     complaint = "% Invalid command at '^' marker."
@@ -184,6 +213,16 @@ class Eos(Stanzas):
         return f"{ports}interface Management1\n   ip address 192.0.2.1/24\n"
 
 
+class RoutedEos(Eos):
+    """After `switchport default mode routed`."""
+
+    routed = True
+
+    def __init__(self, ports: tuple[str, ...]) -> None:
+        super().__init__(ports)
+        self.state = {port: Port(switched=False) for port in ports}
+
+
 class Os10(Stanzas):
     """The untagged VLAN of a trunk is its access VLAN; VLANs are added to a trunk, and have to exist."""
 
@@ -202,7 +241,7 @@ class Os10(Stanzas):
             return ""
         return super()._enter(name, dialogue)
 
-    def configure(self, port: Port, line: str) -> bool:
+    def _configure(self, port: Port, line: str) -> bool:
         match line.split():
             case ["switchport", "trunk", "allowed", "vlan", listed]:
                 if port.mode != "trunk" or not numbers(listed) <= self.existing:
@@ -215,7 +254,7 @@ class Os10(Stanzas):
             case ["switchport", "mode", "access"]:
                 port.mode, port.allowed = "access", frozenset()
             case _:
-                return super().configure(port, line)
+                return super()._configure(port, line)
         return True
 
     def vlans(self, port: str) -> frozenset[int]:
@@ -228,6 +267,7 @@ class Os10(Stanzas):
             f"switchport mode {port.mode}" if port.mode != default_mode else "",
             f"switchport access vlan {port.access}",
             f"switchport trunk allowed vlan {ranges(port.allowed)}" if port.allowed else "",
+            *sorted(port.extra),
             "flowcontrol receive on",
         ]
         return "".join(f"{indent}{line}\n" for line in lines if line)
@@ -237,7 +277,6 @@ class Os9(Stanzas):
     """VLANs list their ports; a switched port that is in none as it needs is in VLAN 1."""
 
     show = "show running-config interface"
-    save = "copy running-config startup-config"
     complaint = "% Error: Invalid input at '^' marker."
 
     def __init__(self, ports: tuple[str, ...]) -> None:
@@ -280,7 +319,7 @@ class Os9(Stanzas):
     def _in(self, port: str, kind: dict[int, set[str]]) -> frozenset[int]:
         return frozenset(vlan for vlan, members in kind.items() if port in members)
 
-    def configure(self, port: Port, line: str) -> bool:
+    def _configure(self, port: Port, line: str) -> bool:
         name = next(name for name, state in self.state.items() if state is port)
         is_member = self._in(name, self.tagged) | self._in(name, self.untagged)
         match line.split():
@@ -291,7 +330,7 @@ class Os9(Stanzas):
             case ["no", "portmode", "hybrid"] if not port.switched:
                 port.extra.discard("portmode hybrid")
             case ["switchport"] | ["shutdown"] | ["no", "shutdown"]:
-                return super().configure(port, line)
+                return super()._configure(port, line)
             case _:
                 return False
         return True

@@ -22,6 +22,7 @@ FOUND = {
     "another VLAN": (PortConfig(200), CLOSED),
     "one VLAN more": (PortConfig(100, frozenset({200})), RIGHT),
     "tagged instead": (PortConfig(None, frozenset({100, 200})), CLOSED),
+    "another VLAN, and one of its own": (PortConfig(200, frozenset({100})), CLOSED),
     "closed": (CLOSED, CLOSED),
     "all VLANs": (None, CLOSED),
 }

@@ -35,11 +35,12 @@ class Difference:
 
     @property
     def narrowed(self) -> PortConfig:
-        """What it is and should be at once. What BMI does not understand is closed."""
-        if self.found is None:
+        """What it is and should be at once. What BMI does not understand is closed, and so is what is untagged in
+        a wrong VLAN: not every switch can take a port off that and leave it on others.
+        """
+        if self.found is None or self.found.native not in {None, self.wanted.native}:
             return CLOSED
-        native = self.wanted.native if self.found.native == self.wanted.native else None
-        return PortConfig(native, self.wanted.tagged & self.found.tagged)
+        return PortConfig(self.found.native, self.wanted.tagged & self.found.tagged)
 
     @property
     def is_wider(self) -> bool:

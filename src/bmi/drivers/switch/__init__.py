@@ -55,7 +55,8 @@ class Switch(Protocol):
 
     def apply(self, ports: Mapping[str, PortConfig]) -> Mapping[str, PortConfig | DriverError]:
         """Makes all these ports so, in one session, and reads back: what each is now, or why it is not as asked.
-        A port that does not exist is closed. No port is for any moment on more than it was or shall be on.
+        Where ports come and go with what is plugged in, one that does not exist is closed. No port is for any
+        moment on more than it was or shall be on.
         """
         ...
 
@@ -80,14 +81,18 @@ def read_back(
         if now == config:
             found[port] = config
         elif port not in seen:
-            found[port] = DriverError(
-                f"The switch has no node-side port {port!r}.",
-                retryable=False,
-                remedy="Compare the node's switch port with the ports of the switch.",
-            )
+            found[port] = no_port(port)
         else:
             found[port] = DriverError(
                 f"Port {port} should be {config}, and is {now or 'something that BMI does not make'}.",
-                remedy="See what else configures this switch.",
+                remedy="Look at the port on the switch itself: what else is configured there, and by whom?",
             )
     return found
+
+
+def no_port(port: str) -> DriverError:
+    return DriverError(
+        f"The switch has no node-side port {port!r}.",
+        retryable=False,
+        remedy="Compare the node's switch port with the ports of the switch.",
+    )

@@ -1,7 +1,8 @@
 """Arista EOS."""
 
 from bmi.drivers.switch import industry
-from bmi.drivers.switch.ssh import Family, creates
+from bmi.drivers.switch.family import Family
+from bmi.drivers.switch.ssh import creates
 
 FAMILY = Family(
     device_type="arista_eos",

@@ -9,11 +9,16 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from bmi.drivers.switch import CLOSED
+from bmi.drivers.switch.family import Change, Family, Script, Seen, in_shell, vlans_of
 from bmi.drivers.switch.running_config import joined, names, numbers
-from bmi.drivers.switch.ssh import Change, Family, Seen, creates, in_shell, vlans_of
+from bmi.drivers.switch.ssh import creates
 
 _BRIDGE = "bridge domain br_default"
 _NODE_SIDE = {"swp", "bond"}
+_IN_A_BRIDGE = re.compile("bridge domain ")
+_KNOWN = re.compile(rf"{_BRIDGE}( access| untagged| vlan| stp| learning|$)")
+# A line of a port that is routed, or does more with its frames than the bridge says.
+_ELSEWHERE = ("ip", "vlan", "base-interface", "tunnel", "evpn", "router")
 
 
 def ports(printed: Sequence[str]) -> dict[str, Seen]:
@@ -32,8 +37,12 @@ def ports(printed: Sequence[str]) -> dict[str, Seen]:
 
 def _seen(lines: list[str]) -> Seen:
     up = "link state down" not in lines
-    if not any(line.startswith("bridge domain ") for line in lines):
-        return Seen(up=up, plain=not any(line.startswith(("ip address", "bond")) for line in lines))
+    if any(
+        line.startswith(_ELSEWHERE) or (_IN_A_BRIDGE.match(line) and not _KNOWN.match(line)) for line in lines
+    ):
+        return Seen(up=up, plain=False)
+    if not any(line.startswith(_BRIDGE) for line in lines):
+        return Seen(up=up)
     access, untagged, tagged = None, "1", frozenset[int]()
     for line in lines:
         words = line.removeprefix(_BRIDGE).split()
@@ -50,12 +59,12 @@ def _seen(lines: list[str]) -> Seen:
     return Seen(native, tagged - {native}, up=up, plain=bool(tagged))
 
 
-def commands(changes: Sequence[Change], _unused_vlan: int) -> list[str]:
+def commands(changes: Sequence[Change], _unused_vlan: int) -> list[Script]:
     vlans = vlans_of(changes)
     said = ["nv config detach", *([f"nv set {_BRIDGE} vlan {joined(vlans)}"] if vlans else [])]
     for change in changes:
         config, port = change.config, f"interface {change.port}"
-        said += [f"nv unset {port} bridge domain"]
+        said += [f"nv unset {port} bridge domain", *([] if change.was.plain else [f"nv unset {port} ip"])]
         if config == CLOSED:
             said += [f"nv set {port} link state down"]
             continue
@@ -67,7 +76,7 @@ def commands(changes: Sequence[Change], _unused_vlan: int) -> list[str]:
             f"nv set {port} {_BRIDGE} untagged {config.native or 'none'}",
             f"nv set {port} {_BRIDGE} vlan {joined(config.vlans)}",
         ]
-    return [*said, "nv config apply -y"]
+    return [[*said, "nv config apply -y"]]
 
 
 FAMILY = Family(

@@ -3,10 +3,12 @@
 from collections.abc import Sequence
 
 from bmi.drivers.switch import CLOSED
-from bmi.drivers.switch.running_config import joined, numbers, stanzas
-from bmi.drivers.switch.ssh import Change, Family, Seen, creates, vlans_of
+from bmi.drivers.switch.family import Change, Family, Script, Seen, vlans_of
+from bmi.drivers.switch.running_config import foreign, joined, numbers, stanzas
+from bmi.drivers.switch.ssh import creates
 
 _NODE_SIDE = ("ethernet", "port-channel")
+_KNOWN = r"switchport (mode|access vlan|trunk allowed vlan) .*"
 
 
 def ports(printed: Sequence[str]) -> dict[str, Seen]:
@@ -26,30 +28,35 @@ def _seen(lines: list[str]) -> Seen:
     tagged = numbers(said["trunk allowed vlan"])
     native = int(said["access vlan"])
     plain = "no switchport" not in lines and (said["mode"] == "trunk") == bool(tagged - {native})
-    return Seen(native, tagged - {native}, up="shutdown" not in lines, plain=plain)
+    return Seen(
+        native, tagged - {native}, up="shutdown" not in lines, plain=plain, foreign=foreign(lines, _KNOWN)
+    )
 
 
-def commands(changes: Sequence[Change], unused_vlan: int) -> list[str]:
+def commands(changes: Sequence[Change], unused_vlan: int) -> list[Script]:
     """`switchport trunk allowed vlan` adds; what shall go is said one by one, first of all."""
     vlans = {
         *vlans_of(changes),
         *([unused_vlan] if any(change.config == CLOSED for change in changes) else []),
     }
-    said = [word for vlan in sorted(vlans) for word in (f"interface vlan {vlan}", "exit")]
+    said: list[Script] = [(f"interface vlan {vlan}", "exit") for vlan in sorted(vlans)]
     for change in changes:
         was, config = change.was, change.config
         is_trunk = bool(config.tagged)
-        said += [
-            f"interface {change.port}",
-            *(["shutdown"] if config == CLOSED or not was.plain else []),
-            *([] if was.plain else ["switchport mode trunk"]),
-            *(f"no switchport trunk allowed vlan {vlan}" for vlan in sorted(was.tagged - config.tagged)),
-            f"switchport access vlan {config.native or unused_vlan}",
-            f"switchport mode {'trunk' if is_trunk else 'access'}",
-            *([f"switchport trunk allowed vlan {joined(config.tagged)}"] if is_trunk else []),
-            *([] if config == CLOSED else ["no shutdown"]),
-            "exit",
-        ]
+        said.append(
+            (
+                f"interface {change.port}",
+                *(["shutdown"] if config == CLOSED or not was.is_ours else []),
+                *(f"no {line}" for line in was.foreign),
+                *([] if was.is_ours else ["switchport mode trunk"]),
+                *(f"no switchport trunk allowed vlan {vlan}" for vlan in sorted(was.tagged - config.tagged)),
+                f"switchport access vlan {config.native or unused_vlan}",
+                f"switchport mode {'trunk' if is_trunk else 'access'}",
+                *([f"switchport trunk allowed vlan {joined(config.tagged)}"] if is_trunk else []),
+                *([] if config == CLOSED else ["no shutdown"]),
+                "exit",
+            )
+        )
     return said
 
 
@@ -60,6 +67,8 @@ FAMILY = Family(
     commands=commands,
     save="copy running-configuration startup-configuration",
     needs_native=True,
+    # 4094 is what its switches speak to each other on (VLT).
+    unused_vlan=4093,
 )
 
 create = creates(FAMILY)

@@ -6,8 +6,9 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from bmi.drivers.switch import CLOSED
-from bmi.drivers.switch.running_config import names, stanzas
-from bmi.drivers.switch.ssh import Change, Family, Seen, creates
+from bmi.drivers.switch.family import Change, Family, Script, Seen
+from bmi.drivers.switch.running_config import foreign, names, stanzas
+from bmi.drivers.switch.ssh import creates
 
 _NOT_NODE_SIDE = ("vlan", "loopback", "management", "null", "group", "tunnel")
 
@@ -40,24 +41,25 @@ def _seen(lines: list[str], native: int | None, tagged: frozenset[int]) -> Seen:
     if is_switched:
         plain = is_hybrid == (native is not None and bool(tagged)) and (native is not None or bool(tagged))
     else:
-        plain = not any(line.startswith("ip address") for line in lines)
-    return Seen(native, tagged, up="no shutdown" in lines, plain=plain)
+        plain = False
+    others = foreign(lines, "switchport")
+    return Seen(native, tagged, up="no shutdown" in lines, plain=plain, foreign=others)
 
 
-def commands(changes: Sequence[Change], _unused_vlan: int) -> list[str]:
-    said: list[str] = []
+def commands(changes: Sequence[Change], _unused_vlan: int) -> list[Script]:
+    scripts: list[Script] = []
     for change in changes:
         port, was, config = change.port, change.was, change.config
         is_hybrid = config.native is not None and bool(config.tagged)
-        said += [f"interface {port}", "shutdown", "exit"]
+        said = [f"interface {port}", "shutdown", *(f"no {line}" for line in was.foreign), "exit"]
         said += _members(port, was.native, was.tagged, "no ")
         said += [f"interface {port}", "no switchport"]
         if config != CLOSED:
             said += [f"{'' if is_hybrid else 'no '}portmode hybrid", "switchport", "exit"]
             said += _members(port, config.native, config.tagged, "")
             said += [f"interface {port}", "no shutdown"]
-        said += ["exit"]
-    return said
+        scripts.append([*said, "exit"])
+    return scripts
 
 
 def _members(port: str, native: int | None, tagged: frozenset[int], negation: str) -> list[str]:
@@ -75,7 +77,8 @@ FAMILY = Family(
     show=("show running-config interface",),
     parse=ports,
     commands=commands,
-    save="copy running-config startup-config",
+    # The longer command asks a question (netmiko's pull request 3070).
+    save="write memory",
 )
 
 create = creates(FAMILY)

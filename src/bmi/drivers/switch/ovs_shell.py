@@ -6,21 +6,23 @@ from functools import partial
 from typing import Any
 
 from bmi.drivers.ovsdb import listed, listing
+from bmi.drivers.switch import CLOSED
+from bmi.drivers.switch.family import Change, Family, Script, Seen, in_shell
 from bmi.drivers.switch.ovs import TABLES, columns_of, ports_of
-from bmi.drivers.switch.ssh import Change, Family, Seen, SshSwitch, creates, in_shell, options_of
+from bmi.drivers.switch.ssh import SshSwitch, creates, options_of
 
 
 def _ports(bridge: str, printed: Sequence[str]) -> dict[str, Seen]:
     found = ports_of(bridge, *listed(printed[0]))
     return {
-        port: Seen(config.native, config.tagged) if config else Seen(plain=False)
+        port: Seen(config.native, config.tagged, up=config != CLOSED) if config else Seen(plain=False)
         for port, config in found.items()
     }
 
 
-def _commands(vsctl: str, changes: Sequence[Change], _unused_vlan: int) -> list[str]:
+def _commands(vsctl: str, changes: Sequence[Change], _unused_vlan: int) -> list[Script]:
     return [
-        f"{vsctl} {shlex.join(['set', 'Port', change.port, *columns_of(change.config)])}"
+        [f"{vsctl} {shlex.join(['set', 'Port', change.port, *columns_of(change.config)])}"]
         for change in changes
     ]
 
@@ -37,6 +39,7 @@ def create(
         commands=partial(_commands, vsctl),
         run=in_shell,
         save=None,
+        ports_vanish=True,
     )
     made: SshSwitch = creates(family)(**access)
     return made

@@ -5,7 +5,8 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from bmi.drivers.switch import CLOSED
-from bmi.drivers.switch.ssh import Change, Family, Seen, creates, in_shell, vlans_of
+from bmi.drivers.switch.family import Change, Family, Script, Seen, in_shell, vlans_of
+from bmi.drivers.switch.ssh import creates
 
 # Interface, lanes, speed …, operational and administrative state.
 _STATUS = re.compile(r"^\s*((?:Ethernet|PortChannel)\S+)\s.*?\s(?:up|down)\s+(up|down)\b", re.MULTILINE)
@@ -27,12 +28,14 @@ def ports(printed: Sequence[str]) -> dict[str, Seen]:
     }
 
 
-def commands(changes: Sequence[Change], _unused_vlan: int) -> list[str]:
-    said = [f"sudo config vlan add {vlan}" for vlan in vlans_of(changes)]
+def commands(changes: Sequence[Change], _unused_vlan: int) -> list[Script]:
+    scripts: list[Script] = [[f"sudo config vlan add {vlan}"] for vlan in vlans_of(changes)]
     for change in changes:
         port, was, config = change.port, change.was, change.config
         if config == CLOSED:
-            said += [f"sudo config interface shutdown {port}"]
+            said = [f"sudo config interface shutdown {port}"]
+        else:
+            said = [f"sudo config switchport mode trunk {port}"]
         going = was.tagged - config.tagged
         if was.native is not None and was.native != config.native:
             going |= {was.native}
@@ -42,7 +45,8 @@ def commands(changes: Sequence[Change], _unused_vlan: int) -> list[str]:
         said += [f"sudo config vlan member add {vlan} {port}" for vlan in sorted(config.tagged - was.tagged)]
         if config != CLOSED:
             said += [f"sudo config interface startup {port}"]
-    return said
+        scripts.append(said)
+    return scripts
 
 
 FAMILY = Family(
@@ -52,6 +56,8 @@ FAMILY = Family(
     commands=commands,
     run=in_shell,
     save="sudo config save -y",
+    # A VLAN that is there already; and the mode, which releases before 202405 do not know, and later ones insist on.
+    may_fail=r"sudo config (vlan add \d+|switchport mode trunk \S+)",
 )
 
 create = creates(FAMILY)

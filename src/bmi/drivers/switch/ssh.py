@@ -10,7 +10,7 @@ import time
 from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,105 +24,15 @@ from netmiko import (
 )
 from netmiko.base_connection import BaseConnection
 
-from bmi.drivers.switch import CLOSED, PortConfig, read_back
+from bmi.drivers.switch import CLOSED, PortConfig, no_port, read_back
+from bmi.drivers.switch.family import Change, Family, Seen, complaints, in_config_mode, refusals
 from bmi.errors import DriverError, TimedOutError
 
 # What they log below this is the dialogue itself.
 for _chatty in ("netmiko", "paramiko"):
     logging.getLogger(_chatty).setLevel(logging.CRITICAL)
 
-# A line by which a switch says that it did not understand, or does not want to.
-_COMPLAINT = re.compile(r"^\s*(%|\^|error|invalid|usage:|.*\b(error|failed|rejected)\b)", re.IGNORECASE)
 _SHOWN_COMPLAINTS = 3
-
-
-@dataclass(frozen=True)
-class Seen:
-    """A port as the switch shows it. One that is not `up`, administratively, passes nothing whatever else is
-    said of it; one that is not `plain` is something that BMI does not make, or does not understand.
-    """
-
-    native: int | None = None
-    tagged: frozenset[int] = field(default_factory=frozenset)
-    up: bool = True
-    plain: bool = True
-
-    @property
-    def config(self) -> PortConfig | None:
-        if not self.up:
-            return CLOSED
-        try:
-            return PortConfig(self.native, self.tagged) if self.plain else None
-        except DriverError:
-            return None  # VLAN 1, for example
-
-
-@dataclass(frozen=True)
-class Change:
-    """A port, what it is, and what it shall be."""
-
-    port: str
-    was: Seen
-    config: PortConfig
-
-
-def vlans_of(changes: Sequence[Change]) -> list[int]:
-    """All VLANs that these ports shall be on: they have to exist."""
-    return sorted({vlan for change in changes for vlan in change.config.vlans})
-
-
-Run = Callable[[BaseConnection, Sequence[str], float], str]
-
-
-def in_config_mode(connection: BaseConnection, commands: Sequence[str], timeout_s: float) -> str:
-    """Line by line: each counts as soon as it is said. What was to be said within something that cannot be
-    entered is left unsaid: it would be taken for what comes before.
-    """
-    say = partial(
-        connection.send_config_set, enter_config_mode=False, exit_config_mode=False, read_timeout=timeout_s
-    )
-    connection.config_mode()
-    said = ""
-    for block in _blocks(commands):
-        entered = say(block[:1])
-        said += entered if _complaints(entered) else entered + say(block[1:])
-    connection.exit_config_mode()
-    return said
-
-
-def _blocks(commands: Sequence[str]) -> Iterator[list[str]]:
-    """From what is entered to the `exit` from it."""
-    block: list[str] = []
-    for command in commands:
-        block.append(command)
-        if command == "exit":
-            yield block
-            block = []
-
-
-def in_shell(connection: BaseConnection, commands: Sequence[str], timeout_s: float) -> str:
-    """Programs of a Linux shell, one after the other."""
-    said = [str(connection.send_command(command, read_timeout=timeout_s)) for command in commands]
-    return "\n".join(said)
-
-
-@dataclass(frozen=True)
-class Family:
-    """Switches that understand the same commands.
-
-    `show` are the commands that show all, `parse` makes ports of what they print, and `commands` are those that
-    make ports so: in an order in which no port is for any moment on more than it was or shall be on, and after
-    which one that could not be entered has changed no other. `run` says them; `save` keeps them.
-    """
-
-    device_type: str
-    show: tuple[str, ...]
-    parse: Callable[[Sequence[str]], Mapping[str, Seen]]
-    commands: Callable[[Sequence[Change], int], Sequence[str]]
-    save: str | None
-    run: Run = in_config_mode
-    # A family whose ports cannot be without an untagged VLAN: what falls there must not be VLAN 1.
-    needs_native: bool = False
 
 
 class PinnedKey(paramiko.MissingHostKeyPolicy):
@@ -163,6 +73,8 @@ class SshSwitch:
     def apply(self, ports: Mapping[str, PortConfig]) -> Mapping[str, PortConfig | DriverError]:
         refused = {port: error for port, config in ports.items() if (error := self._refusal(port, config))}
         asked = {port: config for port, config in ports.items() if port not in refused}
+        if not asked:
+            return refused
         with self._session() as connection:
             seen = self._look(connection)
             changes = [
@@ -170,12 +82,21 @@ class SshSwitch:
                 for port, config in asked.items()
                 if port in seen and seen[port].config != config
             ]
-            said = ""
+            said = self._change(connection, changes)
             if changes:
-                said = self._say(connection, self.family.commands(changes, self.unused_vlan))
                 seen = self._look(connection)
+            if wider := [
+                change for change in changes if change.is_exceeded_by(seen.get(change.port, Seen(up=False)))
+            ]:
+                closing = [Change(change.port, seen[change.port], CLOSED) for change in wider]
+                said += self._change(connection, closing)
+                seen = self._look(connection)
+            unsaved = self._save(connection)
         found = read_back(asked, {port: state.config for port, state in seen.items()})
-        return {port: _with_complaints(result, said) for port, result in found.items()} | refused
+        if not self.family.ports_vanish:
+            found |= {port: no_port(port) for port in asked.keys() - seen.keys()}
+        told = {port: _with_complaints(result, said) for port, result in found.items()}
+        return (dict.fromkeys(told, unsaved) if unsaved else told) | refused
 
     def list(self) -> Mapping[str, PortConfig | None]:
         with self._session() as connection:
@@ -195,24 +116,57 @@ class SshSwitch:
     # ---- within a session -------------------------------------------------------------------------
 
     def _look(self, connection: BaseConnection) -> Mapping[str, Seen]:
+        """Raises DriverError when anything of it was not shown: what is not seen would pass for closed."""
         printed = [
             str(connection.send_command(show, read_timeout=self.access.timeout_s))
             for show in self.family.show
         ]
-        return self.family.parse(printed)
+        refused = [line for text in printed for line in refusals(text)]
+        seen = {} if refused else self.family.parse(printed)
+        if refused or not (seen or self.family.ports_vanish):
+            why = f": {refused[0]}" if refused else ", none at all."
+            raise DriverError(
+                f"Switch {self.access.host} does not show its ports{why}",
+                remedy=f"Try as {self.access.username} on the switch itself: {'; '.join(self.family.show)}",
+            )
+        return seen
 
-    def _say(self, connection: BaseConnection, commands: Sequence[str]) -> str:
-        said = self.family.run(connection, commands, self.access.timeout_s)
-        if self.family.save:
-            said += str(connection.send_command(self.family.save, read_timeout=4 * self.access.timeout_s))
-        return said
+    def _change(self, connection: BaseConnection, changes: Sequence[Change]) -> str:
+        if not changes:
+            return ""
+        family = self.family
+        return family.run(
+            family, connection, family.commands(changes, self._unused_vlan), self.access.timeout_s
+        )
+
+    def _save(self, connection: BaseConnection) -> DriverError | None:
+        """Also what an earlier session has changed that did not get so far."""
+        if self.family.save is None:
+            return None
+        said = str(connection.send_command(self.family.save, read_timeout=4 * self.access.timeout_s))
+        if told := complaints(said):
+            return DriverError(
+                f"Switch {self.access.host} does not save its configuration: {told[0]}",
+                remedy=f"Try on the switch itself: {self.family.save}",
+            )
+        return None
+
+    @property
+    def _unused_vlan(self) -> int:
+        return self.unused_vlan or self.family.unused_vlan
 
     def _refusal(self, port: str, config: PortConfig) -> DriverError | None:
-        if self.unused_vlan in config.vlans:
+        if self._unused_vlan in config.vlans:
             return DriverError(
-                f"Port {port} cannot be on VLAN {self.unused_vlan}, which stands for none on this switch.",
+                f"Port {port} cannot be on VLAN {self._unused_vlan}, which stands for none on this switch.",
                 retryable=False,
                 remedy="Name another in the switch's option unused_vlan.",
+            )
+        if kept := sorted(config.vlans & set(self.family.reserved)):
+            return DriverError(
+                f"Port {port} cannot be on VLAN {kept[0]}, which switches of this kind keep for themselves.",
+                retryable=False,
+                remedy="Give BMI only VLANs that all your switches have ([networks] vlans).",
             )
         if self.family.needs_native and config.tagged and config.native is None:
             return DriverError(
@@ -240,15 +194,21 @@ class SshSwitch:
                 remedy="See the username and the password or key file in the switch's options.",
             ) from error
         except (NetmikoTimeoutException, NetmikoBaseException) as error:
-            if "host key" in str(error) or "not found in known_hosts" in str(error):
+            if re.search("host key|not found in known_hosts", str(error), re.IGNORECASE):
                 raise DriverError(
                     f"{where} has not the host key that is expected.",
                     retryable=False,
                     remedy="Compare its key with `ssh-keyscan`, and set the option fingerprint or known_hosts.",
                 ) from error
-            raise TimedOutError(f"{where} does not answer: {_first_line(error)}") from error
+            raise TimedOutError(
+                f"{where} does not answer: {_first_line(error)}",
+                remedy=f"See whether the server reaches it: ssh -p {access.port} {access.username}@{access.host}",
+            ) from error
         except (OSError, EOFError, ValueError, paramiko.SSHException) as error:
-            raise DriverError(f"The session with {where.lower()} broke off: {_first_line(error)}") from error
+            raise DriverError(
+                f"The session with {where.lower()} broke off: {_first_line(error)}",
+                remedy="The switch's own log may say why. It is tried again.",
+            ) from error
         finally:
             with suppress(Exception):
                 connection.disconnect()
@@ -294,21 +254,20 @@ def _secret(path: str) -> str | None:
         ) from error
 
 
-def _complaints(said: str) -> list[str]:
-    return [line.strip() for line in said.splitlines() if _COMPLAINT.match(line) and len(line.strip()) > 1]
-
-
 def _with_complaints(result: PortConfig | DriverError, said: str) -> PortConfig | DriverError:
     """What the switch said against it, with the error that came of it."""
-    complaints = _complaints(said)
-    if isinstance(result, PortConfig) or not complaints:
+    against = list(dict.fromkeys(complaints(said)))
+    if isinstance(result, PortConfig) or not against:
         return result
-    told = "; ".join(dict.fromkeys(complaints[:_SHOWN_COMPLAINTS]))
+    told = "; ".join(against[:_SHOWN_COMPLAINTS])
     return DriverError(f"{result} The switch said: {told}", retryable=result.retryable, remedy=result.remedy)
 
 
 def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+    """Without netmiko's headline, which says that there was an error."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    told = [line for line in lines if not line.endswith("connection creation:")]
+    return next(iter(told), type(error).__name__)
 
 
 def _create(
@@ -322,12 +281,13 @@ def _create(
     enable_password_file: str = "",
     fingerprint: str = "",
     known_hosts: str = "",
-    unused_vlan: int = 4094,
+    unused_vlan: int = 0,
     timeout_s: float = 15,
 ) -> SshSwitch:
     """A switch at `host`, whose host key has the `fingerprint` (as `ssh-keygen -l` prints it) or is in the file
     `known_hosts` (that of the server's user when neither is given). `unused_vlan` is one that nothing uses, for
-    settings that must name a VLAN and mean none; `timeout_s` bounds each answer.
+    settings that must name a VLAN and mean none (0: the one that suits this kind of switch); `timeout_s` bounds
+    each answer.
     """
     access = Access(
         host,
