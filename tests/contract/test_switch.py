@@ -130,7 +130,7 @@ def test_nothing_to_do_is_done(bench: Bench) -> None:
     assert bench.switch.apply({}) == {}
 
 
-def test_a_port_that_does_not_exist_is_closed(bench: Bench) -> None:
+def test_a_port_that_does_not_exist_is_on_nothing(bench: Bench) -> None:
     assert bench.switch.apply({bench.missing: CLOSED, bench.one: NATIVE})[bench.one] == NATIVE
     assert bench.switch.list().get(bench.missing, CLOSED) == CLOSED
 

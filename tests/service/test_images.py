@@ -9,6 +9,7 @@ from bmi.domain.nouns import Actor, Image, ObjectState
 from bmi.errors import (
     AlreadyExistsError,
     BmiError,
+    BusyError,
     ForbiddenError,
     InUseError,
     InvalidInputError,
@@ -16,7 +17,7 @@ from bmi.errors import (
     NotFoundError,
     OverQuotaError,
 )
-from bmi.service import image_files, image_sources, images, nodes, operations, quotas, snapshots
+from bmi.service import image_files, image_sources, images, nodes, operations, quotas, snapshots, volumes
 from bmi.service.core import OperationView
 from bmi.service.image_sources import Source, Told
 from bmi.service.images import Changes, Filter
@@ -417,6 +418,27 @@ def test_a_volume_becomes_an_image_through_a_snapshot_that_goes(site: Site, red:
     assert (image.origin["kind"], image.origin["name"]) == ("volume", "n1")
     assert snapshots.list_snapshots(site.core, red) == []
     assert sorted(stored.ref.kind for stored in site.fakes["storage"].list()) == ["image", "image", "volume"]
+
+
+def test_a_volume_stays_as_it_is_until_it_is_frozen_for_its_image(site: Site, red: Actor) -> None:
+    site.provision("n1", "red")
+    snapshots.create_snapshot(site.core, red, "n1", "s")
+    site.settle()
+    make(site, red, "from-node", Source(volume="n1"))
+    with pytest.raises(BusyError, match="frozen for an image"):
+        nodes.release_node(site.core, red, "n1")
+    with pytest.raises(BusyError, match="frozen for an image"):
+        volumes.roll_back_node(site.core, red, "n1", "s")
+    nodes.release_node(site.core, red, "n1", keep_volume=True)
+    site.settle()
+    make(site, red, "from-volume", Source(volume="n1"))
+    with pytest.raises(BusyError, match="frozen for an image"):
+        volumes.delete_volume(site.core, red, "n1")
+    with pytest.raises(BusyError, match="frozen for an image"):
+        volumes.roll_back_volume(site.core, red, "n1", "s")
+    site.settle()
+    assert shown(site, red, "from-node").state == shown(site, red, "from-volume").state == ObjectState.READY
+    volumes.delete_volume(site.core, red, "n1")
 
 
 def test_a_volume_that_cannot_be_promoted_leaves_nothing(site: Site, red: Actor) -> None:

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, text
 
 from bmi.domain.nouns import Actor, Role
 from bmi.domain.operations import Operation, OperationState, StepState
-from bmi.domain.plans import PROVISION, RELEASE, Plan
+from bmi.domain.plans import PROMOTE_VOLUME, PROVISION, RELEASE, Plan
 from bmi.errors import BusyError
 from bmi.store import operations as journal
 from bmi.store import records, schema
@@ -46,6 +46,20 @@ def test_an_operation_is_written_with_the_steps_of_its_plan(database: Database) 
     ]
     assert {step.state for step in steps} == {StepState.PENDING}
     assert (made.state, made.args, made.actor) == (OperationState.QUEUED, {"image": "debian-12"}, "alice")
+
+
+def test_an_operation_is_found_by_what_it_has_yet_to_do(database: Database) -> None:
+    with database.write() as tx:
+        made = enqueue(tx, plan=PROMOTE_VOLUME, args={"volume_id": "volume-1"})
+        enqueue(tx, subject="node-2", plan=PROMOTE_VOLUME, args={"volume_id": "volume-2"})
+        assert journal.live_before(tx, "snapshot_volume", volume_id="volume-1") == made
+        assert journal.live_before(tx, "snapshot_volume", volume_id="volume-3") is None
+        [seq] = [s.seq for s in journal.steps_of(tx, made.id) if s.name == "snapshot_volume"]
+        journal.change_step(tx, made.id, seq, state=StepState.DONE)
+        assert journal.live_before(tx, "snapshot_volume", volume_id="volume-1") is None
+        journal.change_step(tx, made.id, seq, state=StepState.RUNNING)
+        journal.operations.update(tx, id=made.id, values={"state": OperationState.FAILED})
+        assert journal.live_before(tx, "snapshot_volume", volume_id="volume-1") is None
 
 
 def test_a_subject_has_one_live_operation_and_the_refusal_names_it(database: Database) -> None:

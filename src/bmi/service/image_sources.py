@@ -253,7 +253,8 @@ def _from_volume(core: Core, tx: Connection, actor: Actor, name: str, project: s
         created_at=core.now(),
     )
     made = _from_snapshot(PROMOTE_VOLUME, "volume", name, snapshot)
-    return replace(made, args={**made.args, "snapshot_id": snapshot_id}, snapshot=snapshot)
+    args = {**made.args, "snapshot_id": snapshot_id, "volume_id": held.volume.id}
+    return replace(made, args=args, snapshot=snapshot)
 
 
 # ---- writing it down --------------------------------------------------------------------------------

@@ -35,6 +35,7 @@ from bmi.service.core import (
 )
 from bmi.service.node_views import NodeView, find_node_view, list_node_views
 from bmi.service.orders import Order, check_order, make_volume, source_of
+from bmi.service.volumes import refuse_while_frozen
 from bmi.store import operations as journal
 from bmi.store import records, schema
 from bmi.store.ids import new_id
@@ -277,6 +278,8 @@ def release_node(
             journal.refuse_if_busy(tx, "volume", volume.id, volume.name)
         if keep_volume:
             _keep(tx, volume, keep_as)
+        elif volume:
+            refuse_while_frozen(tx, volume)
         records.nodes.update(tx, id=node.id, values={"state": NodeState.RELEASING})
         return enqueue(
             core,

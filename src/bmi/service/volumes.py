@@ -111,6 +111,19 @@ def detached_volume(tx: Connection, project: Project, name: str) -> Volume:
     return _held(tx, found)
 
 
+def refuse_while_frozen(tx: Connection, volume: Volume) -> None:
+    """Raises BusyError while an image is to be made of the volume, locked, as it is now: that goes on at the image,
+    and whoever deletes the volume or rolls it back would have it fail, or have made what nobody asked for.
+    """
+    live = journal.live_before(tx, "snapshot_volume", volume_id=volume.id)
+    if live:
+        raise BusyError(
+            f"The volume {volume.name!r} is just being frozen for an image, by operation {live.id}.",
+            remedy=f"Wait for it (bmi operation wait {live.id}) or cancel it (bmi operation cancel {live.id}).",
+            operation=live.id,
+        )
+
+
 def _held(tx: Connection, found: Volume) -> Volume:
     volume = records.volumes.find(tx, id=found.id, lock=True)
     if volume is None or volume.node_id != found.node_id:
@@ -169,6 +182,7 @@ def delete_volume(
                 f"The node {held.node.name!r} has the volume {name!r}.",
                 remedy=f"bmi release {held.node.name} deletes it with everything on it.",
             )
+        refuse_while_frozen(tx, held.volume)
         records.volumes.update(tx, id=held.volume.id, values={"state": ObjectState.DELETING})
         return _enqueue(core, tx, actor, DELETE_VOLUME, held, key=key)
 
@@ -255,6 +269,7 @@ def volume_of_active(tx: Connection, node: Node, what: str) -> Volume:
 def _roll_back_args(tx: Connection, volume: Volume, name: str, *, force: bool) -> Json:
     snapshot = visible_snapshot(tx, volume.project_id, name, lock=True)
     require_ready("volume", volume)
+    refuse_while_frozen(tx, volume)
     require_ready("snapshot", snapshot)
     if snapshot.volume_id != volume.id and not force:
         raise InvalidStateError(

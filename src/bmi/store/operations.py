@@ -46,6 +46,13 @@ def refuse_if_busy(tx: Connection, kind: str, subject_id: str, name: str) -> Non
         )
 
 
+def live_before(tx: Connection, step: str, **args: str) -> Operation | None:
+    """A live operation with these arguments that has yet to do this step, on whatever subject it is."""
+    to_do = exists().where(_STEPS.c.operation_id == _OPS.c.id, _STEPS.c.name == step)
+    given = (_OPS.c.args[name].as_string() == value for name, value in args.items())
+    return operations.find(tx, _IS_LIVE, to_do.where(_STEPS.c.state != StepState.DONE), *given)
+
+
 def enqueue(
     tx: Connection,
     plan: Plan,
