@@ -24,6 +24,7 @@ from bmi.errors import (
 )
 from bmi.service import access, audit, login, users
 from bmi.service.attempts import Attempt
+from bmi.service.core import Core
 from bmi.store import records
 from bmi.store.database import Database
 from tests.installation import SITE, Site
@@ -322,23 +323,25 @@ def test_a_lock_out_passes(people: Site) -> None:
 
 
 def test_an_address_that_is_locked_out_locks_out_nobody_else(people: Site) -> None:
-    settings = people.core.settings.login
-    for number in range(settings.address_failures):
+    core = _with(people, address_failures=6)
+    for number in range(6):
         with pytest.raises(UnauthenticatedError):
-            login.log_in(people.core, Attempt("198.51.100.9", f"name-{number}"), "wrong", project=None)
-    for _ in range(settings.user_failures + 1):
+            login.log_in(core, Attempt("198.51.100.9", f"name-{number}"), "wrong", project=None)
+    for _ in range(core.settings.login.user_failures + 1):
         with pytest.raises(TooManyAttemptsError):
-            login.log_in(people.core, Attempt("198.51.100.9", "alice"), "wrong", project=None)
+            login.log_in(core, Attempt("198.51.100.9", "alice"), "wrong", project=None)
     log_in(people)
 
 
+def _with(people: Site, **changed: int) -> Core:
+    """The same installation with other limits for logins."""
+    limits = people.core.settings.login.model_copy(update=changed)
+    settings = people.core.settings.model_copy(update={"login": limits})
+    return Core(people.database, people.core.vault, settings)
+
+
 def test_an_address_that_tries_many_names_is_locked_out(people: Site) -> None:
-    settings = people.core.settings.login.model_copy(update={"address_failures": 3})
-    core = people.core.__class__(
-        people.database,
-        people.core.vault,
-        people.core.settings.model_copy(update={"login": settings}),
-    )
+    core = _with(people, address_failures=3)
     for name in ("a", "b", "c"):
         with pytest.raises(UnauthenticatedError):
             login.log_in(core, Attempt(HERE, name), "wrong", project=None)

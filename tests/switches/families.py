@@ -2,9 +2,19 @@
 
 from collections.abc import Callable
 
+from bmi.drivers.switch import CLOSED, PortConfig
 from tests.switches.candidate import Junos, Nvue, Sonic
 from tests.switches.server import Simulator
 from tests.switches.stanza import Eos, Ios, Nxos, Os9, Os10
+
+NATIVE = PortConfig(101)
+TAGGED = PortConfig(None, frozenset({102, 3900}))
+BOTH = PortConfig(101, frozenset({2, 103}))
+# What a port is made, one after the other: each from each.
+COURSE = (
+    *(NATIVE, TAGGED, BOTH, NATIVE, BOTH, TAGGED, NATIVE),
+    *(PortConfig(2), CLOSED, TAGGED, CLOSED, BOTH, CLOSED),
+)
 
 _FAMILIES: dict[str, tuple[Callable[[tuple[str, ...]], Simulator], str]] = {
     "cisco_ios": (Ios, "GigabitEthernet1/0/"),

@@ -9,9 +9,9 @@ from bmi.drivers.switch import CLOSED, PortConfig, industry
 from bmi.errors import DriverError
 from tests.switches.candidate import Junos, ModalSonic, Nvue
 from tests.switches.direct import direct
-from tests.switches.families import FAMILIES, simulator
+from tests.switches.families import COURSE, FAMILIES, simulator
 from tests.switches.server import Simulator
-from tests.switches.stanza import RoutedEos, Stanzas
+from tests.switches.stanza import Os10, RoutedEos, Stanzas
 
 NATIVE, OTHER = PortConfig(101), PortConfig(103)
 BOTH = PortConfig(101, frozenset({102}))
@@ -46,6 +46,22 @@ def _on(config: PortConfig) -> Callable[[str], Simulator]:
         return made
 
     return make
+
+
+@every
+def test_a_port_goes_the_whole_course(family: str) -> None:
+    made = _closed(family)
+    one, was = made.ports[0], CLOSED
+    switch = direct(family, made)
+    for config in COURSE:
+        if isinstance(made, Os10) and config.tagged and config.native is None:
+            continue  # it has no such ports
+        made.reached.clear()
+        assert switch.apply({one: config}) == {one: config}
+        assert switch.list()[one] == config
+        assert made.vlans(one) == config.vlans
+        assert made.reached[one] <= was.vlans | config.vlans
+        was = config
 
 
 def _lines(family: str, make: Callable[[str], Simulator], asked: PortConfig) -> Iterator[str]:
