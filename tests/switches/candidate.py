@@ -100,7 +100,11 @@ class Shell(Simulator):
         if line == "exit":
             dialogue.closed = True
             return ""
-        return self.program(line)
+        # The exit status, as far as it is known here: of what complains.
+        program, _, otherwise = line.partition(" || ")
+        printed = self.program(program)
+        failed = otherwise and re.match(r"(.*\n)*(Error|bash: )", printed)
+        return f"{printed}\n{otherwise.removeprefix('echo ')}" if failed else printed
 
     def program(self, line: str) -> str:
         raise NotImplementedError

@@ -74,6 +74,7 @@ def change_switch(core: Core, actor: Actor, name: str, *, options: Json) -> Swit
     require_admin(actor)
     _refuse_secrets(options)
     with core.write() as tx:
+        take_turns(tx, Turn.CABLING)  # who cables locks ports first
         switch = _switch(tx, name, lock=True)
         merged = {key: value for key, value in (switch.options | options).items() if value is not None}
         records.switches.update(tx, id=switch.id, values={"options": merged})
@@ -96,6 +97,7 @@ def remove_switch(core: Core, actor: Actor, name: str, *, force: bool = False) -
     """Forgets a switch that no node is cabled to, with its ports; with `force`, even those that were not seen closed."""
     require_admin(actor)
     with core.write() as tx:
+        take_turns(tx, Turn.CABLING)
         switch = _switch(tx, name, lock=True)
         users = [nic.port or "" for nic in records.nics.list(tx, switch_id=switch.id)]
         if users:

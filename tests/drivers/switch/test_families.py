@@ -5,12 +5,12 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from bmi.drivers.switch import CLOSED, PortConfig, industry
-from bmi.errors import DriverError
+from bmi.drivers.switch import CLOSED, PortConfig, industry, ssh
+from bmi.errors import DriverError, TimedOutError
 from tests.switches.candidate import Junos, ModalSonic, Nvue
 from tests.switches.direct import direct
 from tests.switches.families import COURSE, FAMILIES, simulator
-from tests.switches.server import Simulator
+from tests.switches.server import Dialogue, Simulator
 from tests.switches.stanza import Os10, RoutedEos, Stanzas
 
 NATIVE, OTHER = PortConfig(101), PortConfig(103)
@@ -159,6 +159,7 @@ def test_what_is_not_saved_is_not_done(family: str) -> None:
         "source template phones",
         "channel-group 3 mode active",
         "service instance 5 ethernet",
+        "dot1x guest-vlan 200",
     ],
 )
 def test_what_leads_elsewhere_is_seen_and_taken_away(family: str, line: str) -> None:
@@ -196,11 +197,18 @@ def test_junos_ports_get_vlans_from_ranges() -> None:
     assert not made.vlans(one) | made.vlans(two)
 
 
-@of("where", ["vlans blue interface", "switch-options voip interface"])
+@of(
+    "where",
+    [
+        "vlans blue interface {}.0",
+        "switch-options voip interface {}.0",
+        "switch-options voip interface access-ports",
+    ],
+)
 def test_junos_ports_that_others_name_are_on_more_than_they_say(where: str) -> None:
     made = _on(NATIVE)("juniper_junos")
     assert isinstance(made, Junos)
-    made.active |= {"set vlans blue vlan-id 300", f"set {where} {made.ports[0]}.0"}
+    made.active |= {"set vlans blue vlan-id 300", f"set {where.format(made.ports[0])}"}
     assert direct("juniper_junos", made).list()[made.ports[0]] is None
 
 
@@ -248,3 +256,74 @@ def test_many_vlans_are_said_in_few_words() -> None:
     config = PortConfig(None, frozenset(range(200, 260)) | {300})
     assert direct("cisco_ios", made).apply({made.ports[0]: config}) == {made.ports[0]: config}
     assert "switchport trunk allowed vlan 200-259,300" in made.said
+
+
+@every
+def test_what_another_port_cannot_be_keeps_none_from_being_closed(family: str) -> None:
+    """Be it that its VLAN is refused, when it is made or when it is left, or the port itself."""
+    for refused in (r".*\b300\b.*", r"exit"):
+        made = _on(NATIVE)(family)
+        one, two = made.ports[:2]
+        direct(family, made).apply({two: CLOSED})
+        made.refused[refused] = "% Error: failed to create VLAN 300"
+        found = direct(family, made).apply({one: CLOSED, two: PortConfig(300)})
+        if refused != "exit":
+            assert isinstance(found[two], DriverError)
+            assert "VLAN 300" in str(found[two])
+        assert found[one] == CLOSED
+        assert not made.vlans(one) | made.vlans(two) - {300}
+
+
+@every
+def test_a_vlan_that_could_not_be_made_is_tried_again(family: str) -> None:
+    made = _closed(family)
+    one = made.ports[0]
+    lines = [line for line in _lines(family, _closed, NATIVE) if re.search(r"vlan(-id| add)? 101\b", line)]
+    made.refused[re.escape(lines[0])] = "% Error: the VLAN table is full"
+    assert isinstance(direct(family, made).apply({one: NATIVE})[one], DriverError)
+    made.refused.clear()
+    made.said.clear()
+    assert direct(family, made).apply({one: NATIVE}) == {one: NATIVE}
+    assert lines[0] in made.said
+
+
+def test_a_shell_that_refuses_in_words_of_its_own_is_understood() -> None:
+    """By the exit status: a real shell says what is after `||`."""
+    made = _closed("sonic")
+    one = made.ports[0]
+    made.refused[r"sudo config save -y \|\| .*"] = "Sorry, user bmi is not allowed to.\nerror: it failed"
+    found = direct("sonic", made).apply({one: NATIVE})[one]
+    assert isinstance(found, DriverError)
+    assert "does not save" in str(found)
+
+
+def test_a_session_that_takes_too_long_says_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ssh, "_SESSION_S", -100)
+    made = simulator("cisco_ios")
+    with pytest.raises(TimedOutError, match="too long"):
+        direct("cisco_ios", made).apply({made.ports[0]: NATIVE})
+    assert not [line for line in made.said if line.startswith(("vlan", "interface"))]
+
+
+def test_a_port_that_is_too_wide_when_the_switch_shows_no_more_is_closed() -> None:
+    made = _closed("cisco_ios")
+    one = made.ports[0]
+    talked = made.do
+    shown = 0
+
+    def do(line: str, dialogue: Dialogue) -> str:
+        nonlocal shown
+        shown += line.startswith("show ")
+        return "% Authorization failed." if line.startswith("show ") and shown > 1 else talked(line, dialogue)
+
+    made.do = do  # type: ignore[method-assign]
+    with pytest.raises(DriverError, match="does not show"):
+        direct("cisco_ios", made).apply({one: NATIVE})
+    assert not made.vlans(one)
+
+
+def test_a_port_of_ios_is_opened_although_a_vlan_is_made_besides() -> None:
+    """The one that stands for none: `% Access VLAN does not exist. Creating vlan 4094`."""
+    made = simulator("cisco_ios")
+    one = made.ports[0]
+    assert direct("cisco_ios", made).apply({one: BOTH}) == {one: BOTH}

@@ -1,6 +1,7 @@
 """Closes connections of another process from outside, when it waits for a peer that says nothing any more."""
 
 import ctypes
+import errno
 import os
 import socket
 from collections.abc import Collection
@@ -32,6 +33,8 @@ def _pid_of(process: int) -> int:
 
 def _hang_up(process: int, number: int, peers: Collection[str]) -> None:
     copy = _LIBC.syscall(_PIDFD_GETFD, process, number, 0)
+    if copy < 0 and ctypes.get_errno() == errno.EBADF:
+        return  # closed meanwhile
     if copy < 0:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
     with socket.socket(fileno=copy) as connection:

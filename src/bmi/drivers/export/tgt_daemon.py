@@ -129,9 +129,9 @@ class TgtDaemon:
 
     def hang_up(self, peers: Collection[str]) -> None:
         """Closes its connections with these addresses. tgtd closes one only when something happens to it, which
-        is never when the node was turned off with answers on their way to it.
+        is never when the node was turned off with answers on their way to it. Where we may not, it is left to tgtd.
         """
-        with self._process() as handle, suppress(ProcessLookupError):
+        with self._process() as handle, suppress(OSError):
             if handle is not None:
                 hang_up(handle, peers)
 

@@ -9,6 +9,7 @@ FAMILY = Family(
     show=("show running-config section interface",),
     parse=lambda printed: industry.ports(printed[0]),
     commands=industry.commands,
+    vlan=industry.vlan,
     save="write memory",
 )
 

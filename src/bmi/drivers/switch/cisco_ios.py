@@ -16,6 +16,7 @@ FAMILY = Family(
         before=("switchport trunk encapsulation dot1q",),
         after=("switchport nonegotiate",),
     ),
+    vlan=industry.vlan,
     save="write memory",
     # Some insist on an encapsulation for trunks, the others do not know the word; and those that do not route do not
     # know `switchport` alone.

@@ -9,6 +9,7 @@ FAMILY = Family(
     show=("show running-config interface",),
     parse=lambda printed: industry.ports(printed[0]),
     commands=industry.commands,
+    vlan=industry.vlan,
     save="copy running-config startup-config",
     # Cisco's VLAN guides for Nexus: 3968 to 4094 are for internal use unless `system vlan reserve` says otherwise.
     unused_vlan=3967,

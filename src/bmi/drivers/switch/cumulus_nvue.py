@@ -85,6 +85,7 @@ FAMILY = Family(
     parse=ports,
     commands=commands,
     run=in_shell,
+    all_or_nothing=True,
     save="nv config save",
 )
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from bmi.drivers.switch import CLOSED
-from bmi.drivers.switch.family import Change, Family, Script, Seen, vlans_of
+from bmi.drivers.switch.family import Change, Family, Script, Seen
 from bmi.drivers.switch.running_config import foreign, joined, numbers, stanzas
 from bmi.drivers.switch.ssh import creates
 
@@ -33,23 +33,23 @@ def _seen(lines: list[str]) -> Seen:
     )
 
 
+def vlan(number: int) -> Script:
+    return (f"interface vlan {number}", "exit")
+
+
 def commands(changes: Sequence[Change], unused_vlan: int) -> list[Script]:
     """`switchport trunk allowed vlan` adds; what shall go is said one by one, first of all."""
-    vlans = {
-        *vlans_of(changes),
-        *([unused_vlan] if any(change.config == CLOSED for change in changes) else []),
-    }
-    said: list[Script] = [(f"interface vlan {vlan}", "exit") for vlan in sorted(vlans)]
+    said: list[Script] = [vlan(unused_vlan)] if any(change.config == CLOSED for change in changes) else []
     for change in changes:
         was, config = change.was, change.config
         is_trunk = bool(config.tagged)
         said.append(
             (
                 f"interface {change.port}",
-                *(["shutdown"] if config == CLOSED or not was.is_ours else []),
+                *(["shutdown"] if config == CLOSED or was.config is None else []),
                 *(f"no {line}" for line in was.foreign),
                 *([] if was.is_ours else ["switchport mode trunk"]),
-                *(f"no switchport trunk allowed vlan {vlan}" for vlan in sorted(was.tagged - config.tagged)),
+                *(f"no switchport trunk allowed vlan {gone}" for gone in sorted(was.tagged - config.tagged)),
                 f"switchport access vlan {config.native or unused_vlan}",
                 f"switchport mode {'trunk' if is_trunk else 'access'}",
                 *([f"switchport trunk allowed vlan {joined(config.tagged)}"] if is_trunk else []),
@@ -65,6 +65,7 @@ FAMILY = Family(
     show=("show running-configuration interface",),
     parse=ports,
     commands=commands,
+    vlan=vlan,
     save="copy running-configuration startup-configuration",
     needs_native=True,
     # 4094 is what its switches speak to each other on (VLT).

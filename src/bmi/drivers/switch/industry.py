@@ -6,7 +6,7 @@ A closed port is shut down, and is a trunk that allows no VLAN: even if somebody
 from collections.abc import Sequence
 
 from bmi.drivers.switch import CLOSED
-from bmi.drivers.switch.family import Change, Script, Seen, vlans_of
+from bmi.drivers.switch.family import Change, Script, Seen
 from bmi.drivers.switch.running_config import foreign, joined, numbers, stanzas
 
 _NOT_NODE_SIDE = ("vlan", "loopback", "mgmt", "management", "tunnel", "nve", "vxlan", "null", "bdi")
@@ -51,13 +51,17 @@ def _seen(lines: list[str], default_mode: str) -> Seen:
     return Seen(up=up, plain=False, foreign=others)
 
 
+def vlan(number: int) -> Script:
+    return (f"vlan {number}", "exit")
+
+
 def commands(
     changes: Sequence[Change], unused_vlan: int, *, before: tuple[str, ...] = (), after: tuple[str, ...] = ()
 ) -> list[Script]:
     """Values first, then the mode that makes them count, then `no shutdown`. `before` and `after` the mode comes
     what only some say.
     """
-    said: list[Script] = [(f"vlan {vlan}", "exit") for vlan in vlans_of(changes)]
+    said: list[Script] = []
     for change in changes:
         config = change.config
         is_access = config.native is not None and not config.tagged
@@ -69,7 +73,7 @@ def commands(
         said.append(
             (
                 f"interface {change.port}",
-                *(["shutdown"] if config == CLOSED or not change.was.is_ours else []),
+                *(["shutdown"] if config == CLOSED or change.was.config is None else []),
                 *(f"no {line}" for line in change.was.foreign),
                 # Where ports are routed unless they are told otherwise.
                 "switchport",

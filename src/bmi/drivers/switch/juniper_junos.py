@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from netmiko.base_connection import BaseConnection
 
 from bmi.drivers.switch import CLOSED
-from bmi.drivers.switch.family import Change, Family, Script, Seen, complaints, vlans_of
+from bmi.drivers.switch.family import Change, Family, Patience, Script, Seen, complaints, vlans_of
 from bmi.drivers.switch.ssh import creates
 
 _PORT = re.compile(r"((?:ge|xe|et|mge)-\d+/\d+/\d+(?::\d+)?|ae\d+)\s+(?:up|down)\b")
@@ -24,13 +24,16 @@ _KNOWN = re.compile(r"(|interface-mode (access|trunk)|vlan members \S+|storm-con
 def ports(printed: Sequence[str]) -> dict[str, Seen]:
     """From the names that there are, and the configuration as commands."""
     terse, interfaces, vlans, options = printed
-    elsewhere = f"{vlans}\n{options}"
+    voice = "\n".join(line for line in options.splitlines() if " voip " in line)
+    elsewhere = f"{vlans}\n{voice}"
     ids = dict(re.findall(r"^set vlans (\S+) vlan-id (\d+)", vlans, re.MULTILINE))
     said: dict[str, list[str]] = defaultdict(list)
     for port, words in re.findall(r"^set interfaces (\S+) (.+?)\s*$", interfaces, re.MULTILINE):
         said[port].append(words)
     return {
-        port: _seen(said[port], ids, named=bool(re.search(rf"\binterface {port}\b", elsewhere)))
+        port: _seen(
+            said[port], ids, named=bool(re.search(rf"\binterface (all|access-ports|{port})\b", elsewhere))
+        )
         for port in _PORT.findall(terse)
     }
 
@@ -73,20 +76,24 @@ def commands(changes: Sequence[Change], _unused_vlan: int) -> list[Script]:
     return [said]
 
 
-def _commit(_family: Family, connection: BaseConnection, scripts: Sequence[Script], timeout_s: float) -> str:
+def _commit(
+    _family: Family, connection: BaseConnection, scripts: Sequence[Script], patience: Patience
+) -> str:
     """In a candidate of our own, which is thrown away when it does not pass."""
     connection.config_mode(config_command="configure private")
     lines = [line for script in scripts for line in script]
     printed = connection.send_config_set(
-        lines, exit_config_mode=False, enter_config_mode=False, read_timeout=timeout_s
+        lines, exit_config_mode=False, enter_config_mode=False, read_timeout=patience.now_s()
     )
     try:
         if complaints(printed):
             raise ValueError  # as it says itself when it does not commit
-        printed += connection.commit()
+        patience.now_s()
+        connection.commit()
+        printed = ""
     except ValueError as error:
         printed += str(error)
-        connection.send_command("rollback 0", expect_string=r"#", read_timeout=timeout_s)
+        connection.send_command("rollback 0", expect_string=r"#", read_timeout=patience.answer_s)
     connection.exit_config_mode()
     return printed
 
@@ -97,12 +104,13 @@ FAMILY = Family(
         "show interfaces terse",
         # With what ranges and groups of interfaces say.
         "show configuration interfaces | display inheritance no-comments | display set",
-        "show configuration vlans | display set",
-        "show configuration switch-options | display set",
+        "show configuration vlans | display inheritance no-comments | display set",
+        "show configuration switch-options | display inheritance no-comments | display set",
     ),
     parse=ports,
     commands=commands,
     run=_commit,
+    all_or_nothing=True,
     save=None,
 )
 

@@ -3,10 +3,11 @@
 import re
 from collections.abc import Collection, Sequence
 
-# How lines begin by which a port serves a phone, is one of a bundle, is routed, or puts its frames into other VLANs.
+# How lines begin by which a port serves a phone, is one of a bundle, is routed, or gets VLANs from elsewhere.
 _ELSEWHERE = (
     *("switchport", "service instance", "source template", "channel-group", "port-channel-protocol"),
     *("vlan", "private-vlan", "xconnect", "encapsulation", "bridge-domain", "l2protocol", "mpls"),
+    *("authentication", "access-session", "dot1x", "mab", "inherit", "profile", "macro"),
     *("ip address", "ipv6 address", "ip unnumbered", "vrf"),
 )
 

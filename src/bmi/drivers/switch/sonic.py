@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from bmi.drivers.switch import CLOSED
-from bmi.drivers.switch.family import Change, Family, Script, Seen, in_shell, vlans_of
+from bmi.drivers.switch.family import Change, Family, Script, Seen, in_shell
 from bmi.drivers.switch.ssh import creates
 
 # Interface, lanes, speed …, operational and administrative state.
@@ -28,8 +28,12 @@ def ports(printed: Sequence[str]) -> dict[str, Seen]:
     }
 
 
+def vlan(number: int) -> Script:
+    return (f"sudo config vlan add {number}",)
+
+
 def commands(changes: Sequence[Change], _unused_vlan: int) -> list[Script]:
-    scripts: list[Script] = [[f"sudo config vlan add {vlan}"] for vlan in vlans_of(changes)]
+    scripts: list[Script] = []
     for change in changes:
         port, was, config = change.port, change.was, change.config
         if config == CLOSED:
@@ -39,10 +43,10 @@ def commands(changes: Sequence[Change], _unused_vlan: int) -> list[Script]:
         going = was.tagged - config.tagged
         if was.native is not None and was.native != config.native:
             going |= {was.native}
-        said += [f"sudo config vlan member del {vlan} {port}" for vlan in sorted(going)]
+        said += [f"sudo config vlan member del {gone} {port}" for gone in sorted(going)]
         if config.native is not None and config.native != was.native:
             said += [f"sudo config vlan member add -u {config.native} {port}"]
-        said += [f"sudo config vlan member add {vlan} {port}" for vlan in sorted(config.tagged - was.tagged)]
+        said += [f"sudo config vlan member add {new} {port}" for new in sorted(config.tagged - was.tagged)]
         if config != CLOSED:
             said += [f"sudo config interface startup {port}"]
         scripts.append(said)
@@ -55,6 +59,7 @@ FAMILY = Family(
     parse=ports,
     commands=commands,
     run=in_shell,
+    vlan=vlan,
     save="sudo config save -y",
     # A VLAN that is there already; and the mode, which releases before 202405 do not know, and later ones insist on.
     may_fail=r"sudo config (vlan add \d+|switchport mode trunk \S+)",

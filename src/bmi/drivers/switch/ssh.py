@@ -10,7 +10,7 @@ import time
 from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,16 @@ from netmiko import (
 from netmiko.base_connection import BaseConnection
 
 from bmi.drivers.switch import CLOSED, PortConfig, no_port, read_back
-from bmi.drivers.switch.family import Change, Family, Seen, complaints, in_config_mode, refusals
+from bmi.drivers.switch.family import (
+    Change,
+    Family,
+    Patience,
+    Seen,
+    complaints,
+    in_config_mode,
+    refusals,
+    vlans_of,
+)
 from bmi.errors import DriverError, TimedOutError
 
 # What they log below this is the dialogue itself.
@@ -33,6 +42,9 @@ for _chatty in ("netmiko", "paramiko"):
     logging.getLogger(_chatty).setLevel(logging.CRITICAL)
 
 _SHOWN_COMPLAINTS = 3
+# What a session that changes ports may take, and each of them on top: less than it takes until it is given up.
+_SESSION_S = 60
+_SESSION_PORT_S = 4
 
 
 class PinnedKey(paramiko.MissingHostKeyPolicy):
@@ -75,6 +87,9 @@ class SshSwitch:
         asked = {port: config for port, config in ports.items() if port not in refused}
         if not asked:
             return refused
+        patience = Patience(
+            self.access.timeout_s, time.monotonic() + _SESSION_S + len(asked) * _SESSION_PORT_S
+        )
         with self._session() as connection:
             seen = self._look(connection)
             changes = [
@@ -82,14 +97,20 @@ class SshSwitch:
                 for port, config in asked.items()
                 if port in seen and seen[port].config != config
             ]
-            said = self._change(connection, changes)
+            # What can be closed is, whatever becomes of the others.
+            said = self._change(connection, [one for one in changes if one.config == CLOSED], patience)
+            opening = [one for one in changes if one.config != CLOSED]
+            opened, unmade = self._make_vlans(connection, opening, patience)
+            said += unmade + self._change(connection, opened, patience)
             if changes:
-                seen = self._look(connection)
-            if wider := [
-                change for change in changes if change.is_exceeded_by(seen.get(change.port, Seen(up=False)))
-            ]:
-                closing = [Change(change.port, seen[change.port], CLOSED) for change in wider]
-                said += self._change(connection, closing)
+                try:
+                    seen = self._look(connection)
+                except DriverError:
+                    self._change(connection, [replace(one, config=CLOSED) for one in opened], patience)
+                    raise
+            if wider := [one for one in changes if one.is_exceeded_by(seen.get(one.port, Seen(up=False)))]:
+                closing = [Change(one.port, seen[one.port], CLOSED) for one in wider]
+                said += self._change(connection, closing, patience)
                 seen = self._look(connection)
             unsaved = self._save(connection)
         found = read_back(asked, {port: state.config for port, state in seen.items()})
@@ -131,19 +152,37 @@ class SshSwitch:
             )
         return seen
 
-    def _change(self, connection: BaseConnection, changes: Sequence[Change]) -> str:
+    def _change(self, connection: BaseConnection, changes: Sequence[Change], patience: Patience) -> str:
+        """Returns what was said against it. Where one refused port keeps all from being changed, each is alone then."""
         if not changes:
             return ""
         family = self.family
-        return family.run(
-            family, connection, family.commands(changes, self._unused_vlan), self.access.timeout_s
-        )
+        said = family.run(family, connection, family.commands(changes, self._unused_vlan), patience)
+        if said and family.all_or_nothing and len(changes) > 1:
+            return "\n".join(self._change(connection, [one], patience) for one in changes)
+        return said
+
+    def _make_vlans(
+        self, connection: BaseConnection, changes: Sequence[Change], patience: Patience
+    ) -> tuple[Sequence[Change], str]:
+        """The changes whose VLANs there are, and what was said against the others: on most switches a port can be put
+        on a VLAN that is not there, reads well then, and reaches nothing.
+        """
+        if self.family.vlan is None:
+            return changes, ""
+        unmade, said = set[int](), ""
+        for vlan in vlans_of(changes):
+            if told := self.family.run(self.family, connection, [self.family.vlan(vlan)], patience):
+                unmade.add(vlan)
+                said += f"{told}\n"
+        return [change for change in changes if not change.config.vlans & unmade], said
 
     def _save(self, connection: BaseConnection) -> DriverError | None:
         """Also what an earlier session has changed that did not get so far."""
-        if self.family.save is None:
+        line = self.family.save_line()
+        if line is None:
             return None
-        said = str(connection.send_command(self.family.save, read_timeout=4 * self.access.timeout_s))
+        said = str(connection.send_command(line, read_timeout=4 * self.access.timeout_s))
         if told := complaints(said):
             return DriverError(
                 f"Switch {self.access.host} does not save its configuration: {told[0]}",
