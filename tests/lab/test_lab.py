@@ -250,7 +250,7 @@ def test_up_starts_what_has_died(lab: Lab) -> None:
 def test_a_lab_is_not_built_upon_another(lab: Lab, tmp_path: Path) -> None:
     with pytest.raises(ConflictError):
         Lab.up(lab.spec.directory, nodes=2, name=NAME, memory_mib=128)
-    with short_directory() as elsewhere, pytest.raises(AlreadyExistsError):
+    with short_directory() as elsewhere, pytest.raises(AlreadyExistsError, match=str(lab.spec.directory)):
         Lab.up(elsewhere / "lab", nodes=1, name=NAME, memory_mib=128)
 
 

@@ -13,7 +13,11 @@ pytestmark = [pytest.mark.system, pytest.mark.timeout(1800)]
 def test_the_demo_succeeds_and_leaves_nothing(tmp_path: Path) -> None:
     summary_path = tmp_path / "summary.json"
     done = subprocess.run(
-        [sys.executable, "-m", "bmi.lab.demo", "--json", summary_path, "--dir", tmp_path / "demo"],
+        # Beside a demo that somebody keeps running on this machine.
+        [
+            *(sys.executable, "-m", "bmi.lab.demo", "--json", summary_path, "--dir", tmp_path / "demo"),
+            *("--name", "demotest", "--port", "7566"),
+        ],
         capture_output=True,
         text=True,
         check=False,

@@ -21,7 +21,6 @@ from bmi.lab.site import Site, finished
 from bmi.lab.timeline import Stage, Watch, stages_of
 
 _IMAGE = "debian-12"
-_PORT = 7560
 _OWNERS = {"n1": "red", "n2": "red", "n3": "blue"}
 
 
@@ -32,6 +31,7 @@ class Demo:
     site: Site
     console: Console
     golden: Path
+    port: int
     clients: dict[str, Client] = field(default_factory=dict)
     summary: dict[str, Any] = field(default_factory=dict)
 
@@ -51,7 +51,7 @@ class Demo:
     def build(self) -> None:
         """The data centre, and BMI in it."""
         with self.chapter("A data centre: three nodes behind a switch, and BMI"):
-            self.site.up(nodes=len(_OWNERS), port=_PORT)
+            self.site.up(nodes=len(_OWNERS), port=self.port)
             self.site.register_nodes()
             if self.site.storage == "ceph":
                 self.say("images are in a [bold]Ceph[/] cluster of its own: one monitor, manager and OSD")
@@ -219,7 +219,13 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--keep", action="store_true", help="leave everything running, and say how to get in")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write the summary to FILE")
     parser.add_argument(
-        "--dir", type=Path, default=Path("/var/lib/bmi-demo"), help="where everything of the demo is"
+        "--name",
+        default="demo",
+        help="what its namespaces are called, for a second one beside it (%(default)s)",
+    )
+    parser.add_argument("--port", type=int, default=7560, help="where its server answers (%(default)s)")
+    parser.add_argument(
+        "--dir", type=Path, help="where everything of the demo is (/var/lib/bmi-NAME when it is not said)"
     )
     parser.add_argument("--cache", type=Path, default=DEFAULT_CACHE, help="where the golden image is kept")
     parser.add_argument("--down", action="store_true", help="take down what --keep left, and nothing else")
@@ -230,7 +236,9 @@ def main() -> int:
     """Runs the demo; the exit status is 0 when every check holds."""
     arguments = _arguments()
     console = Console(highlight=False)
-    site = Site(arguments.dir, "demo", storage=arguments.storage)
+    site = Site(
+        arguments.dir or Path(f"/var/lib/bmi-{arguments.name}"), arguments.name, storage=arguments.storage
+    )
     if arguments.down:
         try:
             site.down()
@@ -240,7 +248,7 @@ def main() -> int:
         return 0
     began = time.monotonic()
     golden = ensure_golden(arguments.cache, progress=lambda said: console.print(f"[dim]golden image: {said}"))
-    demo = Demo(site, console, golden, summary={"storage": arguments.storage})
+    demo = Demo(site, console, golden, arguments.port, summary={"storage": arguments.storage})
     try:
         demo.build()
         demo.boot_all()

@@ -71,7 +71,8 @@ class Lab:
         spec = LabSpec(directory, name, nodes, memory_mib, disk_gib, port)
         if known is None and netns.exists(spec.netns):
             raise AlreadyExistsError(
-                f"A lab {name!r} is up on this machine.", remedy="Take it down or choose another name."
+                f"A lab {name!r} is up on this machine, in {_owner(spec.netns) or 'an unknown directory'}.",
+                remedy="Take it down or choose another name.",
             )
         if known not in {None, spec}:
             raise ConflictError(
