@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from bmi.domain.nouns import Actor
+from bmi.domain.nouns import Actor, BootSession
 from bmi.errors import BmiError, BusyError, InUseError, InvalidStateError, NotEnoughNodesError
 from bmi.service import (
     allocation,
@@ -26,6 +26,7 @@ from bmi.service.core import OperationView
 from bmi.service.image_sources import Source, Told
 from bmi.store import operations as journal
 from bmi.store import records
+from bmi.workflow.steps import OUTCOMES
 from tests.installation import SITE, Site
 
 T = TypeVar("T")
@@ -148,6 +149,30 @@ def test_cables_in_any_order_and_an_allocation_do_not_meet(
     assert len(done) + len(refused) == 2
     assert 2 in done
     assert {type(error) for error in refused} <= {NotEnoughNodesError}  # the ports are not closed yet
+
+
+def test_a_boot_that_begins_while_another_ends_makes_no_circle(site: Site, red: Actor) -> None:
+    """Both hold the node before its boots; the other way round PostgreSQL would end one of them."""
+    begun = nodes.provision_node(site.core, red, "n1", nodes.Order(image="debian-12")).operation
+    now = site.database.now()
+    boot = BootSession("boot-1", begun.subject_id, now, now + 900, None)
+    with site.database.write() as tx:
+        records.boot_sessions.insert(tx, boot)
+
+    def end() -> None:
+        with site.database.write() as tx:
+            OUTCOMES["provision"].succeeded(tx, begun, {}, now)
+
+    with ThreadPoolExecutor(1) as pool:
+        with site.database.write() as tx:
+            records.nodes.get(tx, begun.subject_id, lock=True)
+            ended = pool.submit(end)
+            time.sleep(_OVERTAKING_S)
+            records.boot_sessions.update(tx, id=boot.id, values={"expires_at": now + 901})
+        ended.result(10)
+    with site.database.read() as tx:
+        found = records.boot_sessions.get(tx, boot.id)
+    assert (found.expires_at, found.ended_at) == (now + 901, now)
 
 
 def test_orders_for_each_others_volumes_do_not_meet(

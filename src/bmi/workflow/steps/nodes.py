@@ -184,6 +184,7 @@ STEPS = (
 
 def _end_boots(tx: Connection, node_id: str, now: float) -> None:
     table = schema.boot_sessions
+    records.nodes.find(tx, id=node_id, lock=True)  # first, as who opens a boot does
     records.boot_sessions.update(tx, table.c.ended_at.is_(None), node_id=node_id, values={"ended_at": now})
 
 
