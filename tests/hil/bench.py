@@ -67,11 +67,15 @@ class Bench:
         obmd = {"uri": self.obm.uri(node), "admin_token": self.obm.admin_token}
         self.do("PUT", f"/node/{node}", {"obmd": obmd})
         for count, nic in enumerate(nics, start=1):
-            self.do("PUT", f"/node/{node}/nic/{nic}", {"macaddr": f"52:54:00:00:{number:02x}:{count:02x}"})
-            port = f"/switch/{self.prefix}tor/port/gi1/{number}/{count}"
-            self.do("PUT", port)
-            self.do("POST", f"{port}/connect_nic", {"node": node, "nic": nic})
+            self.nic(name, number, count, nic)
         return node
+
+    def nic(self, name: str, number: int, count: int, nic: str) -> None:
+        """The `count`th NIC of the node, cabled."""
+        node, port = self.prefix + name, f"/switch/{self.prefix}tor/port/gi1/{number}/{count}"
+        self.do("PUT", f"/node/{node}/nic/{nic}", {"macaddr": f"52:54:00:00:{number:02x}:{count:02x}"})
+        self.do("PUT", port)
+        self.do("POST", f"{port}/connect_nic", {"node": node, "nic": nic})
 
 
 @contextmanager

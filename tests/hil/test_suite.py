@@ -71,6 +71,39 @@ def test_what_is_known_stays_and_what_somebody_has_is_left(site: HilSite) -> Non
     assert _is_whole(site, "n3")
 
 
+def test_what_is_cabled_anew_there_is_taken_over_when_nobody_has_the_node(site: HilSite) -> None:
+    assert site.sync()["changed"] == []
+    assert site.allocate().state is OperationState.SUCCEEDED
+    site.bench.nic("n1", 1, 3, "storage")
+    found = site.sync()
+    assert (found["changed"], found["left"].keys()) == ([], {"n1"})
+    assert "other NICs" in found["left"]["n1"]
+    assert {nic.name for nic in site.nics()} == {"boot", "data"}
+
+    assert site.freed().state is OperationState.SUCCEEDED
+    found = site.sync()
+    assert (found["changed"], found["left"]) == (["n1"], {})
+    assert [(nic.name, nic.mac, nic.port) for nic in site.nics()] == [
+        ("boot", "52:54:00:00:01:01", "n1/boot"),
+        ("data", "52:54:00:00:01:02", "n1/data"),
+        ("storage", "52:54:00:00:01:03", "n1/storage"),
+    ]
+    assert {port.name for port in site.ports()} == {"n1/boot", "n1/data", "n1/storage"}
+    assert _is_whole(site)
+    assert site.sync()["changed"] == []
+
+
+def test_a_nic_that_was_replaced_there_is_replaced_here_and_one_that_is_gone_goes(site: HilSite) -> None:
+    there = site.hil.nodes["n1"].nics
+    there["boot"].mac = "52:54:00:00:01:09"
+    del there["data"]
+    assert site.sync()["changed"] == ["n1"]
+    assert [(nic.name, nic.mac, nic.port) for nic in site.nics()] == [
+        ("boot", "52:54:00:00:01:09", "n1/boot")
+    ]
+    assert _is_whole(site)
+
+
 def test_a_node_is_allocated_booted_powered_released_and_freed(site: HilSite) -> None:
     assert site.allocate().state is OperationState.SUCCEEDED
     there = site.hil.nodes["n1"]

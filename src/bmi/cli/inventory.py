@@ -14,6 +14,7 @@ from bmi.cli.waiting import found_by, timeout_option
 def sync(session: Session, timeout_s: float) -> None:
     """Register the free nodes of the service in [isolation] (HIL, say) that BMI does not know yet.
 
+    Free nodes whose NICs are others there by now get these.
     Nodes that belong to somebody there are left, and named with the reason.
     """
     found = found_by(session, session.client.sync_nodes(), "sync_nodes", timeout_s)
@@ -22,6 +23,8 @@ def sync(session: Session, timeout_s: float) -> None:
         return
     for name in found["added"]:
         click.echo(f"{name} is being registered")
+    for name in found["changed"]:
+        click.echo(f"{name} has the NICs now that it has there")
     for name, why in found["left"].items():
         click.echo(f"{name} is left: {why}")
     click.echo(f"{output.count(found['nodes'], 'node')} there, {len(found['added'])} new.")

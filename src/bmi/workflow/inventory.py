@@ -14,7 +14,7 @@ from bmi.domain.operations import LIVE
 from bmi.domain.plans import REGISTER
 from bmi.drivers.isolation import Machine, MachineNic
 from bmi.drivers.isolation.builtin import BuiltinIsolation
-from bmi.errors import BmiError, InvalidInputError, NotHeldError, from_problem
+from bmi.errors import BmiError, InvalidInputError, InvalidStateError, NotHeldError, from_problem
 from bmi.store import operations as journal
 from bmi.store import ports, records, schema
 from bmi.store.ids import new_id
@@ -27,26 +27,32 @@ _BOOT_NAMES = (BOOT_NIC, "pxe")
 
 
 def take_over(tools: Tools, *, actor: str) -> Json:
-    """Registers the free nodes of the service that BMI does not know; which, and why not the others."""
+    """Registers the free nodes of the service that BMI does not know, and takes over the NICs of free nodes that have
+    others there by now; which, and why not the others.
+    """
     added: list[str] = []
+    changed: list[str] = []
     left: dict[str, str] = {}
     machines = tools.isolation.nodes()
     for machine in machines:
         try:
             with tools.database.write() as tx:
-                if records.nodes.find(tx, name=machine.name) is None:
+                node = records.nodes.find(tx, name=machine.name, lock=True)
+                if node is None:
                     _register(tools, tx, machine, actor)
-                    added.append(machine.name)
+                elif not _take_over_nics(tools, tx, node, machine):
+                    continue
+            (changed if node else added).append(machine.name)
         except BmiError as error:
             left[machine.name] = error.detail
-    return {"nodes": len(machines), "added": added, "left": left}
+    return {"nodes": len(machines), "added": added, "changed": changed, "left": left}
 
 
 def _register(tools: Tools, tx: Connection, machine: Machine, actor: str) -> None:
     label(machine.name)
     if machine.owner is not None:
         raise InvalidInputError("node", f"it belongs to project {machine.owner} there.")
-    driver, _, address = machine.bmc.partition("+")
+    driver, address = _bmc_of(machine)
     now = tools.database.now()
     node = Node(
         id=new_id(),
@@ -62,12 +68,8 @@ def _register(tools: Tools, tx: Connection, machine: Machine, actor: str) -> Non
         created_at=now,
     )
     records.nodes.insert(tx, node)
-    switch = records.switches.find(tx, driver=driver) or records.switches.insert(
-        tx, Switch(new_id(), driver, driver, {}, now)
-    )
-    for name, nic in _named(machine.nics):
-        cabled = (switch.id, nic.port) if nic.port else (None, None)
-        records.nics.insert(tx, Nic(new_id(), node.id, name, mac_address(nic.mac), *cabled))
+    for nic in _nics_of(tx, node.id, machine, now):
+        records.nics.insert(tx, nic)
     journal.enqueue(
         tx,
         REGISTER,
@@ -77,6 +79,58 @@ def _register(tools: Tools, tx: Connection, machine: Machine, actor: str) -> Non
         project_id=None,
         args={},
     )
+
+
+def _take_over_nics(tools: Tools, tx: Connection, node: Node, machine: Machine) -> bool:
+    """Makes a node's NICs what the service says of them; whether that changed anything. What somebody has cabled to
+    another switch is not the service's. Raises InvalidStateError for a node that is not free.
+    """
+    if (node.bmc_driver, node.bmc_address) != _bmc_of(machine):
+        return False
+    now = tools.database.now()
+    said = {_essence(nic): nic for nic in _nics_of(tx, node.id, machine, now)}
+    here = {None, *(nic.switch_id for nic in said.values())}
+    had = {_essence(nic): nic for nic in records.nics.list(tx, node_id=node.id) if nic.switch_id in here}
+    if had.keys() == said.keys():
+        return False
+    if node.state is not NodeState.FREE or journal.live_on(tx, node.id):
+        raise InvalidStateError(
+            "it has other NICs there by now, and is not free here.",
+            remedy="Free it, then take it over again: bmi node sync.",
+        )
+    for essence in had.keys() - said.keys():
+        records.nics.delete(tx, id=had[essence].id)
+    for essence in said.keys() - had.keys():
+        records.nics.insert(tx, said[essence])
+    moved = [had.get(essence) or said[essence] for essence in had.keys() ^ said.keys()]
+    behind = [
+        ports.manage(tx, nic.switch_id, nic.port, now).id for nic in moved if nic.switch_id and nic.port
+    ]
+    ports.make_due(tx, behind, now)
+    return True
+
+
+def _bmc_of(machine: Machine) -> tuple[str, str]:
+    """Driver and address."""
+    driver, _, address = machine.bmc.partition("+")
+    return driver, address
+
+
+def _essence(nic: Nic) -> tuple[str, str, str | None, str | None]:
+    return nic.name, nic.mac, nic.switch_id, nic.port
+
+
+def _nics_of(tx: Connection, node_id: str, machine: Machine, now: float) -> list[Nic]:
+    """A machine's NICs as rows that are not written yet, on the one switch that stands for the service's."""
+    driver, _ = _bmc_of(machine)
+    switch = records.switches.find(tx, driver=driver) or records.switches.insert(
+        tx, Switch(new_id(), driver, driver, {}, now)
+    )
+    made = []
+    for name, nic in _named(machine.nics):
+        cabled = (switch.id, nic.port) if nic.port else (None, None)
+        made.append(Nic(new_id(), node_id, name, mac_address(nic.mac), *cabled))
+    return made
 
 
 def _named(nics: tuple[MachineNic, ...]) -> Iterator[tuple[str, MachineNic]]:
