@@ -2,7 +2,7 @@
 
 import pytest
 
-from bmi.domain.nouns import Actor
+from bmi.domain.nouns import Actor, NodeState
 from bmi.domain.operations import OperationState
 from bmi.drivers.switch import CLOSED
 from bmi.errors import (
@@ -14,8 +14,10 @@ from bmi.errors import (
     InvalidStateError,
     NotFoundError,
 )
-from bmi.service import nodes, switches
+from bmi.service import allocation, networks, nodes, projects, switches
 from bmi.service.switches import Cable
+from bmi.store import ports as ports_of
+from bmi.store import records
 from tests.installation import SITE, Site
 
 MAC = "52:54:00:00:aa:01"
@@ -25,8 +27,6 @@ MAC = "52:54:00:00:aa:01"
 def cabled(site: Site) -> Site:
     """The nodes n1 and n2, not cabled yet, and two switches."""
     with site.database.read() as tx:
-        from bmi.store import records
-
         known = {switch.name for switch in records.switches.list(tx)}
     for name in {"sw1", "sw2"} - known:
         site.add_switch(name)
@@ -94,6 +94,64 @@ def test_a_switch_with_a_port_that_is_perhaps_still_open_is_removed_by_force_onl
     switches.remove_switch(cabled.core, SITE, "sw2", force=True)
     with pytest.raises(NotFoundError):
         switches.get_switch(cabled.core, SITE, "sw2")
+
+
+def test_nodes_that_are_cabled_to_a_switch_keep_it_unless_its_hardware_is_gone(cabled: Site) -> None:
+    """A node that its project frees waits for its port; without a switch, there is none to wait for."""
+    switches.cable(cabled.core, SITE, [Cable("sw2", "p1", "bare1"), Cable("sw2", "p2", "bare2")])
+    with cabled.keeping():
+        _until_settled(cabled)
+    cabled.give("red", "bare1")
+    cabled.give(None, "bare2")
+    switches.cable(cabled.core, SITE, [Cable("sw2", "p3", "bare2")])
+    _leave_open(cabled, "p1", 100)
+    begun = allocation.free_node(cabled.core, SITE, "bare1").operation
+    cabled.engine.claim_and_advance()
+    with pytest.raises(InUseError, match="p1, p3") as caught:
+        switches.remove_switch(cabled.core, SITE, "sw2")
+    assert "--force" in caught.value.remedy
+    switches.remove_switch(cabled.core, SITE, "sw2", force=True)
+    cabled.settle()
+    assert cabled.operation(begun.id).state is OperationState.SUCCEEDED
+    shown = {view.node.name: view for view in nodes.list_nodes(cabled.core, SITE)}
+    assert {shown[name].node.state for name in ("bare1", "bare2")} == {NodeState.FREE}
+    with cabled.database.read() as tx:
+        assert {nic.port for nic in records.nics.list(tx)} == {None}
+
+
+def test_a_node_in_use_is_not_cut_off_with_its_switch(cabled: Site) -> None:
+    switches.cable(cabled.core, SITE, [Cable("sw2", "p1", "bare1")])
+    with cabled.keeping():
+        _until_settled(cabled)
+    cabled.provision("bare1", "red")
+    before = cabled.everything()
+    with pytest.raises(InvalidStateError, match="in use") as caught:
+        switches.remove_switch(cabled.core, SITE, "sw2", force=True)
+    assert "bmi release bare1" in caught.value.remedy
+    assert cabled.everything() == before
+
+
+def _leave_open(site: Site, port: str, vlan: int) -> None:
+    """The port was last seen on this VLAN, and its switch is away."""
+    with site.database.write() as tx:
+        found = records.ports.find(tx, name=port)
+        assert found is not None
+        records.ports.update(tx, id=found.id, values={"applied": {"native": vlan, "tagged": [vlan + 1]}})
+        ports_of.make_due(tx, [found.id], site.core.now())
+
+
+def test_a_vlan_that_a_port_may_still_be_on_is_given_to_nobody(cabled: Site) -> None:
+    """Its node was cabled elsewhere by force, and its project is gone: what is at the port would be in the next one's."""
+    switches.cable(cabled.core, SITE, [Cable("sw2", "p1")])
+    lowest = networks.create_network(cabled.core, SITE, "first").network.vlan
+    _leave_open(cabled, "p1", lowest + 1)
+    for make in (networks.create_network, projects.create_project):
+        with pytest.raises(InUseError, match=f"VLAN {lowest + 2}"):
+            make(cabled.core, SITE, "second", vlan=lowest + 2)
+    assert networks.create_network(cabled.core, SITE, "second").network.vlan == lowest + 3
+    with cabled.keeping():
+        _until_settled(cabled)
+    assert networks.create_network(cabled.core, SITE, "third").network.vlan == lowest + 1
 
 
 @pytest.mark.parametrize(

@@ -123,12 +123,17 @@ def _config(port: Any) -> str:
 @switch.command()
 @click.argument("name")
 @click.option(
-    "--force", is_flag=True, help="Even with ports that were not seen closed: the hardware is gone."
+    "--force",
+    is_flag=True,
+    help="Even with nodes cabled to it, or ports that were not seen closed: the hardware is gone.",
 )
 @output.json_option
 @pass_session
 def delete(session: Session, name: str, force: bool) -> None:
-    """Forget a switch that no node is cabled to."""
+    """Forget a switch that no node is cabled to.
+
+    With --force, nodes that are not in use are cabled to nothing from then on.
+    """
     session.client.remove_switch(name, force=force)
     output.done(session, f"Switch {name} is removed.")
 

@@ -28,7 +28,7 @@ class SwitchCalls(Transport):
         return cast("Switch", self._call("PATCH", path("switches", name), {"options": options}))
 
     def remove_switch(self, name: str, *, force: bool = False) -> None:
-        """Forgets a switch that no node is cabled to; with `force`, even one whose ports were not seen closed."""
+        """Forgets a switch that no node is cabled to; with `force`, even one that is gone with its cables."""
         self._call("DELETE", path("switches", name), force="true" if force else None)
 
     def list_ports(self, switch: str) -> list[Port]:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from sqlalchemy import ColumnElement, Connection, exists, or_, select
 
-from bmi.domain.addressing import free_vlan
 from bmi.domain.names import label
 from bmi.domain.nouns import Actor, Network, ObjectState, Project
 from bmi.errors import ForbiddenError, InUseError, InvalidInputError, InvalidStateError, NotFoundError
@@ -21,8 +20,8 @@ from bmi.service.core import (
     require_open,
     shared_by,
 )
+from bmi.service.vlans import choose_vlan
 from bmi.store import records, schema
-from bmi.store.database import Turn, take_turns
 from bmi.store.ids import new_id
 
 _NETWORKS, _SHARES, _ATTACHMENTS = schema.networks, schema.network_shares, schema.attachments
@@ -66,19 +65,15 @@ def create_network(
     label(name)
     if public or vlan is not None:
         require_admin(actor)
-    if vlan is not None and not 2 <= vlan <= 4094:
-        raise InvalidInputError("vlan", f"{vlan} is out of range.", remedy="Give a VLAN id from 2 to 4094.")
     with core.write() as tx:
         owner = None if actor.is_admin and project is None else project_for(tx, actor, project)
         require_open(tx, owner.id if owner else None)
         quotas.require(tx, owner.id if owner else None, quotas.Amount(networks=1))
-        take_turns(tx, Turn.CHOOSING_NETWORKS)
-        used = {network.vlan for network in records.networks.list(tx)}
         network = Network(
             id=new_id(),
             name=name,
             project_id=owner.id if owner else None,
-            vlan=vlan or free_vlan(core.settings.networks.vlan_ids(), used),
+            vlan=choose_vlan(core, tx, vlan),
             address="",
             netns="",
             state=ObjectState.READY,

@@ -3,15 +3,15 @@
 from dataclasses import dataclass
 from ipaddress import IPv4Interface
 
-from bmi.domain.addressing import free_subnet, free_vlan
+from bmi.domain.addressing import free_subnet
 from bmi.domain.names import label
 from bmi.domain.nouns import Actor, Network, ObjectState, Project
 from bmi.domain.plans import CLOSE_NETWORK, OPEN_NETWORK
 from bmi.errors import InUseError, InvalidInputError, NotFoundError
 from bmi.service.core import Core, OperationView, enqueue, replayed, require_admin
+from bmi.service.vlans import choose_vlan
 from bmi.store import operations as journal
 from bmi.store import records, schema
-from bmi.store.database import Turn, take_turns
 from bmi.store.ids import new_id
 
 
@@ -42,18 +42,15 @@ def create_project(
         raise InvalidInputError(
             "claims_as", "BMI takes its nodes from nowhere else.", remedy="Leave it out, or see [isolation]."
         )
-    if vlan is not None and not 2 <= vlan <= 4094:
-        raise InvalidInputError("vlan", f"{vlan} is out of range.", remedy="Give a VLAN id from 2 to 4094.")
     wanted = _interface(address) if address else None
     with core.write() as tx:
         earlier = replayed(tx, actor, key, OPEN_NETWORK.kind, name)
         if earlier:
             return earlier
-        take_turns(tx, Turn.CHOOSING_NETWORKS)
+        number = choose_vlan(core, tx, vlan)  # and nobody else chooses a range of addresses meanwhile
         now, others = core.now(), records.networks.list(tx)
         project = records.projects.insert(tx, Project(new_id(), name, now, claims_as=claims_as))
         pools = core.settings.networks
-        number = vlan or free_vlan(pools.vlan_ids(), {n.vlan for n in others})
         foot = wanted or free_subnet(pools.subnets, pools.prefix, (n.address for n in others if n.boot))
         _refuse_overlap(foot, others)
         network = Network(

@@ -94,18 +94,24 @@ def _refuse_secrets(options: Json) -> None:
 
 
 def remove_switch(core: Core, actor: Actor, name: str, *, force: bool = False) -> None:
-    """Forgets a switch that no node is cabled to, with its ports; with `force`, even those that were not seen closed."""
+    """Forgets a switch that no node is cabled to, with its ports. With `force`, its hardware is gone: ports that were not
+    seen closed are forgotten, too, and the NICs of nodes that are not in use are cabled to nothing from then on.
+    """
     require_admin(actor)
     with core.write() as tx:
         take_turns(tx, Turn.CABLING)
+        nics = _lock_cabled(tx, name)
         switch = _switch(tx, name, lock=True)
-        users = [nic.port or "" for nic in records.nics.list(tx, switch_id=switch.id)]
-        if users:
+        users = [nic.port or "" for nic in nics]
+        if users and not force:
             raise InUseError(
                 f"Nodes are cabled to ports {', '.join(users)} of {name}.",
-                remedy="Delete these nodes first.",
+                remedy="Cable them to another switch (bmi switch cable), or delete them. If the hardware is gone: --force.",
                 users=users,
             )
+        for nic in nics:
+            _refuse_in_use(tx, records.nodes.get(tx, nic.node_id))
+            records.nics.update(tx, id=nic.id, values={"switch_id": None, "port": None})
         left = [port.name for port in records.ports.list(tx, port_rows.UNSETTLED, switch_id=switch.id)]
         if left and not force:
             raise InUseError(
@@ -114,6 +120,16 @@ def remove_switch(core: Core, actor: Actor, name: str, *, force: bool = False) -
                 users=left,
             )
         records.switches.delete(tx, id=switch.id)
+
+
+def _lock_cabled(tx: Connection, name: str) -> list[Nic]:
+    """The NICs that are cabled to a switch; their nodes and ports are held as whoever cables them holds them."""
+    nics, nodes, ports = schema.nics, schema.nodes, schema.ports
+    here = select(schema.switches.c.id).where(schema.switches.c.name == name)
+    cabled = select(nics.c.node_id).where(nics.c.switch_id.in_(here))
+    tx.execute(select(nodes.c.id).where(nodes.c.id.in_(cabled)).order_by(nodes.c.id).with_for_update())
+    port_rows.lock(tx, ports.c.switch_id.in_(here))
+    return records.nics.list(tx, nics.c.switch_id.in_(here), order="port")
 
 
 def list_ports(core: Core, actor: Actor, name: str, *, after: str = "", limit: int = 100) -> list[PortView]:
@@ -210,7 +226,7 @@ def _refuse_in_use(tx: Connection, node: Node) -> None:
     """A port is closed when BMI begins to manage it: the node would lose its disk, or its networks."""
     if records.volumes.find(tx, node_id=node.id) or records.nics.find(tx, node_id=node.id, open=True):
         raise InvalidStateError(
-            f"The node {node.name!r} is in use, and its new port would be closed.",
+            f"The node {node.name!r} is in use, and would be cut off.",
             remedy=f"Release it first: bmi release {node.name}, with --keep-volume if it is to go on from its disk.",
         )
 

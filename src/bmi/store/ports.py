@@ -106,6 +106,14 @@ def _of_node(node_id: str) -> ColumnElement[bool]:
     return exists().where(_OF_NIC, _NICS.c.node_id == node_id)
 
 
+def vlans_left_open(tx: Connection) -> set[int]:
+    """The VLANs that ports may still be on which are not yet what they should be. Usually these are of networks that
+    are there; of a network that is gone, if somebody insisted that the port is gone as well.
+    """
+    left = [port.applied for port in records.ports.list(tx, UNSETTLED) if port.applied]
+    return {vlan for config in left for vlan in (config["native"], *config["tagged"]) if vlan}
+
+
 def forget_left(tx: Connection) -> None:
     """Forgets what NICs were to leave, where their ports are as they should be: they have left. Usually the operation
     that took them off does; one that failed, with its switch away, is not there any more when that is back.

@@ -13,7 +13,10 @@ from bmi.service import switches
 router = APIRouter(prefix="/switches", tags=["switches"])
 
 ForceQuery = Annotated[
-    bool, Query(description="Even with ports that were not seen closed: the hardware is gone.")
+    bool,
+    Query(
+        description="Even with nodes cabled to it, or ports that were not seen closed: the hardware is gone."
+    ),
 ]
 
 
