@@ -130,6 +130,30 @@ def test_a_network_daemon_that_does_nothing(stand_in: Bench, switch: Switch, hil
     assert switch.apply({"n1/boot": TAGGED, "n2/boot": NATIVE}) == {"n1/boot": TAGGED, "n2/boot": NATIVE}
 
 
+def test_a_project_keeps_the_network_that_a_node_of_it_comes_onto_meanwhile(
+    stand_in: Bench, switch: Switch, hil: HilServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hil.weak.stuck = True
+    _switch(stand_in, action_timeout_s=0.1).apply({"n1/boot": NATIVE})
+    users = switch._users  # type: ignore[attr-defined]  # of this driver
+
+    def outdated(network: str) -> set[str]:
+        found: set[str] = users(network)
+        hil.weak.stuck = False
+        deadline = time.monotonic() + 10
+        while hil.wire("n1") != Wire(301):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        return found
+
+    monkeypatch.setattr(switch, "_users", outdated)
+    assert switch.apply({"n2/boot": NATIVE}) == {"n2/boot": NATIVE}
+    monkeypatch.undo()
+    assert set(hil.networks["bmi-vlan-301"].access) == {"red", "blue"}
+    assert switch.apply({"n1/boot": CLOSED}) == {"n1/boot": CLOSED}
+    assert set(hil.networks["bmi-vlan-301"].access) == {"blue"}
+
+
 def test_an_action_of_somebody_else_is_waited_for(stand_in: Bench, switch: Switch, hil: HilServer) -> None:
     hil.weak.stuck = True
     stand_in.do("POST", "/switch/tor/port/gi1/1/1/revert")

@@ -255,16 +255,26 @@ class HilSwitch:
         self._hil.call("PUT", "network", network.name, "access", project)
         granted = replace(network, projects=(*network.projects, project))
         there = self._users(network.name) | change.entered.get(network.name, set()) | {project}
-        self._revoke(granted, there)
-        return replace(granted, projects=tuple(known for known in granted.projects if known in there))
+        return self._revoke(granted, there)
 
-    def _revoke(self, network: HilNetwork, there: set[str | None]) -> None:
-        """Never from all: a network that no project has access to is open to everybody."""
+    def _revoke(self, network: HilNetwork, there: set[str | None]) -> HilNetwork:
+        """The network without the projects that are not there. Never without all: one that no project has access to is
+        open to everybody.
+        """
         if there.isdisjoint(network.projects):
             log.warning("HIL's network %s is used by projects that have no access to it", network.name)
-            return
-        for project in sorted(set(network.projects) - there):
-            self._hil.call("DELETE", "network", network.name, "access", project)
+            return network
+        left = set(network.projects)
+        for project in sorted(left - there):
+            try:
+                self._hil.call("DELETE", "network", network.name, "access", project)
+            except DriverError:
+                # What was queued for a node of the project may have come to its end since it was looked at.
+                if project not in self._users(network.name):
+                    raise
+            else:
+                left.remove(project)
+        return replace(network, projects=tuple(known for known in network.projects if known in left))
 
     def _users(self, network: str) -> set[str | None]:
         """The projects whose nodes are on a network."""
