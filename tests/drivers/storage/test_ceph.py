@@ -337,20 +337,29 @@ def goes_on(
     call: Callable[[], object], within_s: float = 60, *, revived: tuple[CephCluster, Daemon] | None = None
 ) -> None:
     """Tries as a step does, until the call succeeds. A daemon that was `revived` may end once more: on a busy machine
-    it loses a race for a port.
+    it loses a race for a port, or has waited 30 s for its keys.
     """
-    deadline = time.monotonic() + within_s
+    deadline = time.monotonic() + (3 * within_s if revived else within_s)
     while True:
         try:
             call()
             return
         except DriverError as error:
             if not error.retryable or time.monotonic() > deadline:
+                if revived:
+                    error.add_note(_state(*revived))
                 raise
             if revived:
                 cluster, daemon = revived
                 cluster.start(daemon)
             time.sleep(0.2)
+
+
+def _state(cluster: CephCluster, daemon: Daemon) -> str:
+    """What there is to know of a daemon that did not come back."""
+    lines = (cluster.directory / "log" / f"{daemon}.log").read_text(errors="replace").splitlines()
+    told = "\n".join(line[:200] for line in lines[-40:] if "pg_epoch" not in line)
+    return f"{cluster.running()} {cluster.command('osd dump')['osds']}\n{told}"
 
 
 @pytest.mark.slow
