@@ -77,22 +77,15 @@ def test_its_failures_are_told_from_those_of_its_confinement(source: Path, tmp_p
 
 
 def test_it_dies_with_us(source: Path) -> None:
-    command = confined(["sleep", "600"], reads=source)
+    command = confined(["sh", "-c", "echo; exec sleep 600"], reads=source)
     ours, its = os.pipe()
     starter = subprocess.Popen(
-        [
-            sys.executable,
-            "-c",
-            f"import subprocess; print(flush=True); subprocess.run({command!r}, stdout={its})",
-        ],
+        [sys.executable, "-c", f"import subprocess; subprocess.run({command!r}, stdout={its})"],
         pass_fds=[its],
-        stdout=subprocess.PIPE,
     )
     os.close(its)
-    assert starter.stdout
-    starter.stdout.readline()
+    assert os.read(ours, 1) == b"\n"
     starter.kill()
     starter.wait()
-    starter.stdout.close()
     assert os.read(ours, 1) == b""  # nobody holds the other end any more
     os.close(ours)
