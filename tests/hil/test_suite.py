@@ -103,6 +103,10 @@ def test_a_nic_that_was_replaced_there_is_replaced_here_and_one_that_is_gone_goe
     ]
     assert _is_whole(site)
 
+    there["boot"].port = None  # pulled out
+    assert site.sync()["changed"] == ["n1"]
+    assert [(nic.name, nic.port) for nic in site.nics()] == [("boot", None)]
+
 
 def test_a_node_is_allocated_booted_powered_released_and_freed(site: HilSite) -> None:
     assert site.allocate().state is OperationState.SUCCEEDED

@@ -17,6 +17,7 @@ from bmi.drivers.isolation.builtin import BuiltinIsolation
 from bmi.errors import BmiError, InvalidInputError, InvalidStateError, NotHeldError, from_problem
 from bmi.store import operations as journal
 from bmi.store import ports, records, schema
+from bmi.store.database import Turn, take_turns
 from bmi.store.ids import new_id
 from bmi.workflow.tools import Tools
 
@@ -37,6 +38,7 @@ def take_over(tools: Tools, *, actor: str) -> Json:
     for machine in machines:
         try:
             with tools.database.write() as tx:
+                take_turns(tx, Turn.CABLING)
                 node = records.nodes.find(tx, name=machine.name, lock=True)
                 if node is None:
                     _register(tools, tx, machine, actor)
@@ -68,7 +70,7 @@ def _register(tools: Tools, tx: Connection, machine: Machine, actor: str) -> Non
         created_at=now,
     )
     records.nodes.insert(tx, node)
-    for nic in _nics_of(tx, node.id, machine, now):
+    for nic in _nics_of(node.id, machine, _switch_of(tx, machine, now)):
         records.nics.insert(tx, nic)
     journal.enqueue(
         tx,
@@ -88,9 +90,10 @@ def _take_over_nics(tools: Tools, tx: Connection, node: Node, machine: Machine) 
     if (node.bmc_driver, node.bmc_address) != _bmc_of(machine):
         return False
     now = tools.database.now()
-    said = {_essence(nic): nic for nic in _nics_of(tx, node.id, machine, now)}
-    here = {None, *(nic.switch_id for nic in said.values())}
-    had = {_essence(nic): nic for nic in records.nics.list(tx, node_id=node.id) if nic.switch_id in here}
+    switch = _switch_of(tx, machine, now)
+    said = {_essence(nic): nic for nic in _nics_of(node.id, machine, switch)}
+    known = records.nics.list(tx, node_id=node.id)
+    had = {_essence(nic): nic for nic in known if nic.switch_id in {None, switch.id}}
     if had.keys() == said.keys():
         return False
     if node.state is not NodeState.FREE or journal.live_on(tx, node.id):
@@ -120,12 +123,16 @@ def _essence(nic: Nic) -> tuple[str, str, str | None, str | None]:
     return nic.name, nic.mac, nic.switch_id, nic.port
 
 
-def _nics_of(tx: Connection, node_id: str, machine: Machine, now: float) -> list[Nic]:
-    """A machine's NICs as rows that are not written yet, on the one switch that stands for the service's."""
+def _switch_of(tx: Connection, machine: Machine, now: float) -> Switch:
+    """The one switch that stands for all of the service's."""
     driver, _ = _bmc_of(machine)
-    switch = records.switches.find(tx, driver=driver) or records.switches.insert(
+    return records.switches.find(tx, driver=driver) or records.switches.insert(
         tx, Switch(new_id(), driver, driver, {}, now)
     )
+
+
+def _nics_of(node_id: str, machine: Machine, switch: Switch) -> list[Nic]:
+    """A machine's NICs as rows that are not written yet."""
     made = []
     for name, nic in _named(machine.nics):
         cabled = (switch.id, nic.port) if nic.port else (None, None)
