@@ -336,10 +336,8 @@ def fails_in_time(call: Callable[[], object]) -> BmiError:
 def goes_on(
     call: Callable[[], object], within_s: float = 60, *, revived: tuple[CephCluster, Daemon] | None = None
 ) -> None:
-    """Tries as a step does, until the call succeeds. A daemon that was `revived` may end once more: on a busy machine
-    it loses a race for a port, or has waited 30 s for its keys.
-    """
-    deadline = time.monotonic() + (3 * within_s if revived else within_s)
+    """Tries as a step does, until the call succeeds. When it does not, what a daemon said that was `revived` is told."""
+    deadline = time.monotonic() + within_s
     while True:
         try:
             call()
@@ -349,9 +347,6 @@ def goes_on(
                 if revived:
                     error.add_note(_state(*revived))
                 raise
-            if revived:
-                cluster, daemon = revived
-                cluster.start(daemon)
             time.sleep(0.2)
 
 
