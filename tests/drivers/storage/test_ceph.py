@@ -380,6 +380,23 @@ def test_an_osd_that_is_killed(endangered: CephStorage, fragile: CephCluster) ->
 
 
 @pytest.mark.slow
+def test_an_osd_that_comes_back_elsewhere(endangered: CephStorage, fragile: CephCluster) -> None:
+    """A client that loses an OSD asks for one change of the cluster's map; here that one says nothing about it."""
+    settings = fragile.conf.read_text(encoding="utf-8")
+    fragile.stop("osd")
+    try:
+        assert isinstance(fails_in_time(lambda: endangered.clone(IMAGE, "v-2")), TimedOutError)
+        fragile.command("osd set", key="noscrub")
+        fragile.command("osd unset", key="noscrub")
+        fragile.conf.write_text(f"{settings}[osd]\nms bind port min = 7100\n", encoding="utf-8")
+        fragile.start("osd")
+        goes_on(lambda: endangered.clone(IMAGE, "v-2"), revived=(fragile, "osd"))
+    finally:
+        fragile.conf.write_text(settings, encoding="utf-8")
+        fragile.start("osd")
+
+
+@pytest.mark.slow
 def test_a_monitor_that_is_killed(endangered: CephStorage, fragile: CephCluster, tmp_path: Path) -> None:
     """What needs no decision of it goes on; a snapshot does, and so does a new connection."""
     fragile.stop("mon")

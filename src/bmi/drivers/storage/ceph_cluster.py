@@ -171,9 +171,17 @@ class Pool:
             _end(self._held)
 
     def _limits(self) -> dict[str, str]:
-        return dict.fromkeys(
-            ("client_mount_timeout", "rados_mon_op_timeout", "rados_osd_op_timeout"), f"{self._timeout_s:g}"
+        """How long a client waits, and how soon it asks where the OSDs are now.
+
+        It hears of one change of the cluster's map after it has lost an OSD, and asks for another only where a
+        request is older than `objecter_timeout` (10 s unless told, looked at every `objecter_tick_interval`). Where
+        each is given up before, an OSD that comes back at another address is never found (osdc/Objecter.cc, `tick`).
+        """
+        limits = dict.fromkeys(
+            ("client_mount_timeout", "rados_mon_op_timeout", "rados_osd_op_timeout"), self._timeout_s
         )
+        limits |= {"objecter_timeout": self._timeout_s / 4, "objecter_tick_interval": self._timeout_s / 4}
+        return {option: f"{seconds:g}" for option, seconds in limits.items()}
 
     def _connect(self) -> Any:
         options = self._limits() | ({"keyring": str(self._keyring)} if self._keyring else {})
