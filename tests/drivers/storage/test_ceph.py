@@ -379,10 +379,16 @@ def test_an_osd_that_is_killed(endangered: CephStorage, fragile: CephCluster) ->
     assert read(endangered, Ref("volume", "v-2")) == read(endangered, IMAGE)
 
 
+def _port(address: str) -> str:
+    """The port in 127.0.0.1:6804/1234, which ends with a number of the process."""
+    return address.partition("/")[0].rpartition(":")[2]
+
+
 @pytest.mark.slow
 def test_an_osd_that_comes_back_elsewhere(endangered: CephStorage, fragile: CephCluster) -> None:
     """A client that loses an OSD asks for one change of the cluster's map; here that one says nothing about it."""
     settings = fragile.conf.read_text(encoding="utf-8")
+    was = fragile.command("osd dump")["osds"][0]["public_addr"]
     fragile.stop("osd")
     try:
         assert isinstance(fails_in_time(lambda: endangered.clone(IMAGE, "v-2")), TimedOutError)
@@ -391,6 +397,7 @@ def test_an_osd_that_comes_back_elsewhere(endangered: CephStorage, fragile: Ceph
         fragile.conf.write_text(f"{settings}[osd]\nms bind port min = 7100\n", encoding="utf-8")
         fragile.start("osd")
         goes_on(lambda: endangered.clone(IMAGE, "v-2"), revived=(fragile, "osd"))
+        assert _port(fragile.command("osd dump")["osds"][0]["public_addr"]) != _port(was)
     finally:
         fragile.conf.write_text(settings, encoding="utf-8")
         fragile.start("osd")
