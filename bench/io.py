@@ -155,7 +155,7 @@ class Side:
 def main() -> None:
     options = parser(__doc__)
     options.add_argument("--storage", choices=STORES, default="local", help="(%(default)s)")
-    options.add_argument("--rounds", type=int, default=40, help="rounds of every pattern (%(default)s)")
+    options.add_argument("--rounds", type=int, default=150, help="rounds of every pattern (%(default)s)")
     options.add_argument("--seconds", type=float, default=0.15, help="of each measurement (%(default)s)")
     options.add_argument("--size-mib", type=int, default=256, help="size of the volumes (%(default)s)")
     options.add_argument("--only", default="", help="patterns whose names hold this text")
